@@ -1,0 +1,1 @@
+"""From photographs to a set of face crops; see docs/data.md."""

@@ -1,0 +1,80 @@
+"""``python -m data_prep``: photographs to a set of face crops."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import configs
+from configs import ConfigError, cli
+from data_prep.config import DataPrepConfig
+from data_prep.pipeline import STAGES, Pipeline
+
+ABOUT = """\
+Photographs to a set of face crops, in stages. Each continues where it stopped and does nothing when it is done.
+
+stages:
+  list      open every picture once: hash, size, labels, or why it cannot be used -> images/, quarantine.json
+  detect    find faces with RetinaFace and decide which are kept, and why not     -> faces/
+  crop      every kept face as a 256x256 JPEG, its labels moved along             -> crops/
+  write     all crops as an FFCV file with labels and a manifest                  -> set.beton, .parquet, .json
+  report    counts, failures, histograms, contact sheets                          -> report/index.html
+  all       the five in a row (default)
+
+examples:
+  python -m data_prep ~/pictures
+  python -m data_prep ~/pictures keep.min_size=60 output=runs/data/large
+  python -m data_prep detect configs/data/folder.yaml source.path=~/pictures workers=8
+"""
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep",
+        description=ABOUT,
+        epilog="fields of the config, with [default]:\n" + cli.describe(DataPrepConfig),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="python -m data_prep [STAGE] CONFIG_OR_FOLDER [field=value ...] [--retry-failed]",
+    )
+    parser.add_argument("words", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="try the failed pictures again, and what follows from them; all else stays",
+    )
+    args = parser.parse_args(argv)
+    stage, *rest = args.words if args.words[0] in (*STAGES, "all") else ("all", *args.words)
+    if not rest:
+        parser.error(f"after '{stage}' give a config file or a folder of pictures")
+    args.stages = STAGES if stage == "all" else (stage,)
+    args.source, *args.overrides = rest
+    return args
+
+
+def load_config(source: str, overrides: Sequence[str]) -> DataPrepConfig:
+    """The config in the file ``source``; or, where it is a folder, configs/data/folder.yaml for that folder."""
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        return configs.load(path, overrides, schema=DataPrepConfig)
+    template = Path(configs.__file__).parent / "data" / "folder.yaml"
+    output = Path("runs/data") / path.resolve().name
+    given = [f"source.path={json.dumps(str(path))}", f"output={json.dumps(str(output))}"]
+    return configs.load(template, [*given, *overrides], schema=DataPrepConfig)
+
+
+def main() -> None:
+    """Run the stages of the command line; the last line tells where the report is."""
+    args = parse()
+    config = load_config(args.source, args.overrides)
+    if not str(config.output).strip("."):
+        raise ConfigError("output: name a folder of its own, for example output=runs/data/mine")
+    Pipeline(config, args.retry_failed).run(args.stages)
+    report = config.output / "report" / "index.html"
+    print(f"report: {report}" if report.exists() else f"done: {config.output}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

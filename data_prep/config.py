@@ -1,0 +1,53 @@
+"""The configuration of a data-preparation run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from configs import Config
+from data_prep.crop import CropConfig
+from data_prep.detect import DetectConfig, KeepConfig
+from data_prep.sources.folder import FolderConfig
+from data_prep.sources.synthetic import SyntheticSourceConfig
+
+
+class DataPrepConfig(Config):
+    """One source, from its pictures to a set."""
+
+    output: Path
+    """The folder that everything is written to."""
+    source: Annotated[FolderConfig | SyntheticSourceConfig, Field(discriminator="kind")]
+    """Where the pictures come from."""
+    detect: DetectConfig = DetectConfig()
+    """Face detection."""
+    keep: KeepConfig = KeepConfig()
+    """Which detections become crops."""
+    crop: CropConfig = CropConfig()
+    """The crops."""
+    shard_size: int = Field(256, ge=1)
+    """Pictures a shard: the unit of work, of retry and of resume."""
+    workers: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1)
+    """Processes; as many as this process may use cores, unless given."""
+
+    @model_validator(mode="after")
+    def _outside_of_the_source(self) -> DataPrepConfig:
+        if isinstance(self.source, FolderConfig):
+            folder = self.source.path.expanduser().resolve()
+            if folder in (self.output.resolve(), *self.output.resolve().parents):
+                raise ValueError(
+                    f"output: {self.output} lies inside source.path; name a folder outside of it"
+                )
+        return self
+
+
+def flatten(config: Config, prefix: str, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The fields of ``config`` under dotted names, as JSON values."""
+    return {
+        f"{prefix}.{name}": value
+        for name, value in config.model_dump(mode="json").items()
+        if name not in leave_out
+    }

@@ -1,0 +1,148 @@
+"""Files that are either whole or absent: atomic writes, hashes, and the claim and commit of a shard."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import pydantic
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary beside ``path``; on success it replaces ``path``, on an error it is removed.
+
+    The data is on disk (fsync of the file, then of its folder) before the name appears, so a reader sees the
+    old file or the new one, and a power cut leaves no empty file under the final name.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two writers of one path from sharing a temporary.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Rename a finished ``temporary`` to ``path`` and make the new name itself durable."""
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: str | Path, tree: Any) -> None:
+    """Write ``tree`` as indented JSON, atomically. NaN is refused: it is not JSON."""
+    with atomic_write(path, "w") as file:
+        json.dump(tree, file, indent=1, allow_nan=False)
+        file.write("\n")
+
+
+def sha256_file(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# --- shards --------------------------------------------------------------------------------------------------
+
+
+class Commit(pydantic.BaseModel):
+    """The mark that a shard is whole: a small JSON beside its table, written last."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    version: int
+    """Of the stage's algorithm."""
+    settings: dict[str, Any]
+    """The configuration fields that alter the table, as they were."""
+    inputs: str
+    """Hash of what the shard was made from."""
+    rows: int
+    failed: int
+    """Rows whose column ``error`` is not empty."""
+    errors: dict[str, int]
+    """How often each error occurs."""
+    sha256: str
+    """Of the table's bytes."""
+    seconds: float
+
+
+def digest(tree: Any) -> str:
+    """16 hexadecimal digits of a JSON-like tree; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def shard_paths(folder: Path, number: int) -> tuple[Path, Path]:
+    """The table and the commit mark of shard ``number``."""
+    return folder / f"{number:05d}.parquet", folder / f"{number:05d}.json"
+
+
+def read_commit(folder: Path, number: int) -> Commit | None:
+    """The commit mark of a shard, or None while the shard has none."""
+    path = shard_paths(folder, number)[1]
+    return Commit.model_validate_json(path.read_bytes()) if path.exists() else None
+
+
+@contextmanager
+def claim(folder: Path, number: int, wait: bool) -> Iterator[bool]:
+    """Hold shard ``number`` against other processes; yields False if another one has it and not ``wait``.
+
+    A lock of the operating system, not a marker file: it ends with the process, so that a killed one leaves
+    nothing behind that somebody would have to clear.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f".{number:05d}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a Parquet table atomically, after reading it back and finding it equal."""
+    import pyarrow.parquet as pq  # here: a run that finds all its shards done never loads pyarrow
+
+    with atomic_write(path) as file:
+        pq.write_table(table, file, compression="zstd")
+        file.flush()
+        if not pq.read_table(file.name, partitioning=None).equals(table):
+            raise OSError(f"{path}: read back different from what was written; check the disk")
+
+
+def commit(folder: Path, number: int, table: pa.Table, **mark: Any) -> Commit:
+    """Write the table of a shard, then its mark. ``mark`` holds stage, version, settings, inputs, seconds."""
+    table_path, mark_path = shard_paths(folder, number)
+    for stale in folder.glob(f".{table_path.stem}.*.tmp"):  # of a process that was killed
+        stale.unlink()
+    write_table(table_path, table)
+    errors = Counter(error for error in table["error"].to_pylist() if error)
+    done = Commit(
+        rows=len(table), failed=errors.total(), errors=errors, sha256=sha256_file(table_path), **mark
+    )
+    write_json(mark_path, done.model_dump())
+    return done

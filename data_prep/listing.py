@@ -1,0 +1,45 @@
+"""The stage ``list``: opens every input once and writes its row of the image table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from data_prep.files import read_commit
+from data_prep.images import PictureError, decode_picture, difference_hash, read_bytes
+from data_prep.sources import Found, Source
+from data_prep.stage import Shard
+from data_prep.tables import image_schema, read_shard, table_of
+
+VERSION = 1
+
+
+def list_shard(source: Source, folder: Path, shard: Shard) -> pa.Table:
+    """The image table of one shard, which goes to ``folder``.
+
+    When it is there already, and this is a retry, files that were good and are unchanged are not decoded again.
+    """
+    earlier = read_shard(folder, shard.number).to_pylist() if read_commit(folder, shard.number) else []
+    good = {(row["image_id"], row["sha256"]): row for row in earlier if not row["error"]}
+    rows = [_row(found, good) for found in source.pictures(shard)]
+    return table_of(rows, image_schema(source.labels))
+
+
+def _row(found: Found, good: Mapping[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"image_id": found.image_id, "path": str(found.path), "status": "ok", "error": ""}
+    row["annotations"] = list(found.annotations)
+    try:
+        data = read_bytes(found.path)
+        row["sha256"] = hashlib.sha256(data).hexdigest()
+        if same := good.get((found.image_id, row["sha256"])):
+            return same
+        image = decode_picture(data)
+    except PictureError as error:
+        return row | {"status": "failed", "error": str(error)}
+    row["dhash"] = difference_hash(image)
+    row["width"], row["height"] = image.size
+    return row

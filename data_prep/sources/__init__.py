@@ -1,0 +1,39 @@
+"""Where pictures come from. A source cuts its pictures into shards and hands them over one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from data_prep.stage import Shard
+
+
+@dataclass(frozen=True)
+class Found:
+    """One input. ``annotations`` holds a mapping for each annotated face, in the fields of ``Source.labels``."""
+
+    image_id: str
+    path: Path
+    annotations: tuple[dict[str, Any], ...] = ()
+
+
+class Source(Protocol):
+    """What a corpus has to offer; ``data_prep.sources.folder`` is the shortest example."""
+
+    @property
+    def labels(self) -> pa.StructType:
+        """The type of one face's annotation; no fields where there is none."""
+
+    @property
+    def label_name(self) -> str:
+        """The integer annotation that becomes the .beton's label, or "none"."""
+
+    def shards(self) -> list[Shard]:
+        """All inputs in a stable order, cut into shards. Opens no picture."""
+
+    def pictures(self, shard: Shard) -> Iterator[Found]:
+        """The inputs of one shard, in order."""

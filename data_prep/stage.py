@@ -1,0 +1,206 @@
+"""Runs a stage: finds the shards that need work, does them in worker processes, commits each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from configs import ConfigError
+from data_prep.files import Commit, claim, commit, read_commit, shard_paths
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# One thread a worker: the processes already fill the cores, and spinning threads would double the CPU time.
+SINGLE_THREADED = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A unit of work. ``inputs`` hashes what it is made from; ``payload`` tells the worker where that is."""
+
+    number: int
+    size: int
+    inputs: str
+    payload: Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A folder of shards made by one function.
+
+    ``version`` goes up when the algorithm changes; ``settings`` are the configuration fields, by dotted name,
+    that alter the output. Both, with each shard's ``inputs``, decide whether a shard on disk is still right.
+    ``work`` makes the table of a shard.
+    """
+
+    name: str
+    folder: Path
+    version: int
+    settings: dict[str, Any]
+    work: Callable[[Shard], pa.Table]
+
+    def commits(self, shards: int) -> list[Commit]:
+        """The marks of all shards, in order; raises ConfigError where one is missing."""
+        marks = [read_commit(self.folder, number) for number in range(shards)]
+        if None in marks:
+            raise ConfigError(f"{self.folder}: stage '{self.name}' is not done; run it, or the stage 'all'")
+        return [mark for mark in marks if mark]
+
+
+def run(stage: Stage, shards: Sequence[Shard], *, workers: int, retry_failed: bool = False) -> list[Commit]:
+    """Bring every shard up to date and return the commit marks in order.
+
+    Shards that are done are left alone. One made with other settings, by another version or from other
+    inputs is refused: nothing computed is thrown away unasked. With ``retry_failed`` a shard that has failed
+    rows, or whose inputs changed because an earlier stage retried, is done again.
+
+    Raises:
+        ConfigError: a shard on disk was made differently; the message names the field and the mend.
+    """
+    surplus = shard_paths(stage.folder, len(shards))[1]
+    if surplus.exists():
+        raise ConfigError(f"{surplus}: the source had more pictures when this was made; {_mend(stage)}")
+    todo = [shard for shard in shards if _needs_work(stage, shard, retry_failed)]
+    if todo:
+        total = sum(shard.size for shard in shards)
+        done = total - sum(shard.size for shard in todo)
+        with tqdm(total=total, initial=done, desc=stage.name, unit="row") as bar:
+            # Shards that another process is at are left to the end, and then waited for.
+            busy = _sweep(stage, todo, workers, retry_failed, wait=False, bar=bar)
+            _sweep(stage, busy, workers, retry_failed, wait=True, bar=bar)
+    return stage.commits(len(shards))
+
+
+def _needs_work(stage: Stage, shard: Shard, retry_failed: bool) -> bool:
+    mark = read_commit(stage.folder, shard.number)
+    if mark is None:
+        return True
+    place = shard_paths(stage.folder, shard.number)[1]
+    if mark.version != stage.version:
+        raise ConfigError(
+            f"{place}: made by version {mark.version} of the stage, this is {stage.version}; {_mend(stage)}"
+        )
+    if mark.settings != stage.settings:
+        raise ConfigError(f"{place}: {_difference(mark.settings, stage.settings)}; {_mend(stage)}")
+    if mark.inputs != shard.inputs:
+        if retry_failed:
+            return True
+        raise ConfigError(
+            f"{place}: its inputs have changed since it was made; add --retry-failed if pictures were repaired, "
+            f"or {_mend(stage)}"
+        )
+    return retry_failed and mark.failed > 0
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    first = changed[0]
+    more = f" (and {len(changed) - 1} more fields)" if len(changed) > 1 else ""
+    return f"made with {first}={before.get(first)}, now {first}={now.get(first)}{more}"
+
+
+def _mend(stage: Stage) -> str:
+    return f"give another output=FOLDER, or remove {stage.folder} and what was made from it"
+
+
+def _sweep(
+    stage: Stage, shards: list[Shard], workers: int, retry_failed: bool, *, wait: bool, bar: tqdm[Any]
+) -> list[Shard]:
+    """Do ``shards``; returns those that another process holds."""
+    busy = []
+    for shard, finished in _each(stage, shards, min(workers, len(shards)), retry_failed, wait):
+        if finished:
+            bar.update(shard.size)
+        else:
+            busy.append(shard)
+    return busy
+
+
+def _each(
+    stage: Stage, shards: list[Shard], workers: int, retry_failed: bool, wait: bool
+) -> Iterator[tuple[Shard, bool]]:
+    if workers <= 1:
+        for shard in shards:
+            yield shard, _attempt(stage, shard, retry_failed, wait)
+        return
+    with _environment(SINGLE_THREADED), _pool(workers) as pool:
+        futures: dict[Future[bool], Shard] = {
+            pool.submit(_attempt, stage, shard, retry_failed, wait): shard for shard in shards
+        }
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _attempt(stage: Stage, shard: Shard, retry_failed: bool, wait: bool) -> bool:
+    """Do one shard unless somebody else has it or has done it; False: somebody is at it."""
+    with claim(stage.folder, shard.number, wait) as mine:
+        if not mine:
+            return False
+        if _needs_work(stage, shard, retry_failed):
+            started = time.monotonic()
+            table = stage.work(shard)
+            commit(
+                stage.folder,
+                shard.number,
+                table,
+                stage=stage.name,
+                version=stage.version,
+                settings=stage.settings,
+                inputs=shard.inputs,
+                seconds=round(time.monotonic() - started, 3),
+            )
+    return True
+
+
+# --- processes -----------------------------------------------------------------------------------------------
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # spawn, not fork: a forked child would inherit locks held by the threads of pyarrow or torch.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+
+
+def _follow_parent() -> None:
+    """A worker whose parent was killed must not go on computing for nobody."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes started inside."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

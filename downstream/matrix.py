@@ -1,0 +1,126 @@
+"""The predictions of one row of the table: every task, mode and label fraction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from downstream.config import DownstreamConfig, Initialisation, Mode, Pixels, Random, TaskName
+from downstream.features import Network, calibrate, extract, pixels
+from downstream.finetune import finetune
+from downstream.regimes import Indices, Split
+from downstream.ridge import ridge
+from downstream.tasks import Task
+from downstream.tasks.task import Array
+
+Cell = tuple[TaskName, Mode, float]
+"""Task, mode, fraction."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every row is measured on: made once, shared by all.
+
+    Attributes:
+        tasks: What is predicted.
+        labels: task -> (M, D) labels, one row per picture of the .beton; NaN where a label is missing.
+        people: (M,) the person in each picture.
+        split: Train and test rows.
+        pictures: size -> (M, 3, size, size) uint8.
+        device: Where networks run.
+    """
+
+    tasks: Sequence[Task]
+    labels: Mapping[TaskName, Array]
+    people: NDArray[np.int64]
+    split: Split
+    pictures: Mapping[int, Tensor]
+    device: torch.device
+
+    @property
+    def test(self) -> Indices:
+        """The held-out rows."""
+        return np.array(self.split.test_rows, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """(N_test, D) predictions of one cell, and what they were learnt from."""
+
+    values: Array
+    train_labels: int
+    alpha: float | None = None
+
+
+def predict_row(
+    row: Initialisation, network: Network | None, bench: Bench, cfg: DownstreamConfig
+) -> dict[Cell, Prediction]:
+    """Everything that the matrix asks of one initialisation. ``network`` is None for raw pixels."""
+    if network is not None and isinstance(row, Random) and row.calibrate:
+        train = bench.split.labels(1.0)
+        calibrate(network, bench.pictures[network.size][train], bench.device)
+    cells: dict[Cell, Prediction] = {}
+    if "frozen" in cfg.modes:
+        cells.update(_frozen(row, network, bench, cfg.fractions))
+    if "finetune" in cfg.modes and network is not None:
+        for task, fraction in _finetuned(cfg, bench.tasks):
+            cells[task.name, "finetune", fraction] = _finetune(row.name, network, task, fraction, bench, cfg)
+    return cells
+
+
+def _frozen(
+    row: Initialisation, network: Network | None, bench: Bench, fractions: Sequence[float]
+) -> Iterator[tuple[Cell, Prediction]]:
+    if isinstance(row, Pixels):
+        features = pixels(bench.pictures[row.size])
+    else:
+        assert network is not None
+        features = extract(network, bench.pictures[network.size], bench.device, row.name)
+    test = features[bench.test]
+    for fraction in fractions:
+        labelled = bench.split.labels(fraction)
+        train, people = features[labelled], bench.people[labelled]
+        fitted = [task for task in bench.tasks if task.head == "ridge"]
+        labels = {task.name: bench.labels[task.name][labelled] for task in fitted}
+        fits = ridge(train, labels, people, test)
+        for task in fitted:
+            values = fits[task.name].prediction.clip(*task.clip)
+            yield (task.name, "frozen", fraction), Prediction(values, len(labelled), fits[task.name].alpha)
+    # Nothing is fitted, so no fraction of labels applies; the features are centred and scaled without labels.
+    train = features[bench.split.labels(1.0)].astype(np.float64)
+    mean, scale = train.mean(axis=0), train.std(axis=0)
+    for task in bench.tasks:
+        if task.head == "none":
+            values = (test - mean) / np.where(scale > 0, scale, 1.0)
+            yield (task.name, "frozen", 1.0), Prediction(values, 0)
+
+
+def _finetuned(cfg: DownstreamConfig, tasks: Sequence[Task]) -> Iterator[tuple[Task, float]]:
+    wanted = {(run.task, run.fraction) for run in cfg.finetune.runs}
+    for task in tasks:
+        for fraction in cfg.fractions:
+            if task.head == "ridge" and (not wanted or (task.name, fraction) in wanted):
+                yield task, fraction
+
+
+def _finetune(
+    name: str, network: Network, task: Task, fraction: float, bench: Bench, cfg: DownstreamConfig
+) -> Prediction:
+    labelled = bench.split.labels(fraction)
+    pictures = bench.pictures[network.size]
+    values = finetune(
+        network,
+        task,
+        train=pictures[labelled],
+        labels=bench.labels[task.name][labelled],
+        test=pictures[bench.test],
+        recipe=cfg.finetune,
+        device=bench.device,
+        name=f"{name}, {task.title}, {fraction:.0%} of the labels",
+    )
+    return Prediction(values.clip(*task.clip), len(labelled))

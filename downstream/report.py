@@ -1,0 +1,206 @@
+"""The page: what the pretrained backbone is worth, on one self-contained sheet, and the same as results.json."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from configs import ConfigError
+from data_prep.beton import Beton, read_labels, read_manifest
+from data_prep.files import atomic_write, write_json
+from downstream import figures
+from downstream.config import ReportConfig, TaskName
+from downstream.examples import faces
+from downstream.results import Metrics, PretrainCurve, Results, read_metrics
+from downstream.tables import Line, heading, lines, number, percent, pretrained_rows, quantity, span
+from downstream.tasks import TASKS
+from pretrain import log
+
+SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 4, 12, 72
+HISTOGRAM_BINS = 16
+
+
+@dataclass(frozen=True)
+class Card:
+    """The answer for one task at the smallest share of the labels.
+
+    Attributes:
+        title: The task.
+        line: Its leading metric there.
+        verdict: In words.
+        good: Whether it beats every baseline.
+    """
+
+    title: str
+    line: Line
+    verdict: str
+    good: bool
+
+
+def write_report(cfg: ReportConfig) -> Results:
+    """Write the page and results.json.
+
+    Raises:
+        ConfigError: if a file that the config names is missing.
+    """
+    metrics = read_metrics(cfg.downstream)
+    if not pretrained_rows(metrics) or not metrics.comparisons:
+        raise ConfigError(
+            f"downstream: {cfg.downstream} has no pretrained row beside a baseline; evaluate both"
+        )
+    results = Results(
+        synthetic=metrics.data.synthetic,
+        metrics=metrics,
+        pretrain=read_curve(cfg.pretrain) if cfg.pretrain else None,
+        face_sizes=_histogram(cfg.pretrain_data) if cfg.pretrain_data else {},
+        commands=cfg.commands,
+    )
+    write_json(cfg.results, results.model_dump(mode="json"))
+    with atomic_write(cfg.output, "w") as file:
+        file.write(_render(cfg, results))
+    return results
+
+
+def _render(cfg: ReportConfig, results: Results) -> str:
+    metrics = results.metrics
+    frozen = [line for line in lines(metrics, leading_only=True) if line.mode == "frozen"]
+    cards = answer(metrics)
+    with np.load(Path(cfg.downstream) / "predictions.npz", allow_pickle=False) as archive:
+        predictions = dict(archive)
+    environment = Environment(
+        loader=PackageLoader("downstream", "."), undefined=StrictUndefined, autoescape=True, trim_blocks=True
+    )
+    environment.filters |= {"number": number, "quantity": quantity, "span": span}
+    environment.filters |= {"percent": percent, "heading": heading}
+    return environment.get_template("report.html").render(
+        cfg=cfg,
+        results=results,
+        metrics=metrics,
+        tasks=TASKS,
+        zip=zip,
+        cards=cards,
+        sentence=sentence(cards, metrics),
+        leading=_grouped(lines(metrics, leading_only=True)),
+        every=_grouped(line for line in lines(metrics, leading_only=False) if "_au" not in line.metric.name),
+        baselines=list(dict.fromkeys(c.baseline for c in metrics.comparisons)),
+        efficiency=figures.label_efficiency(metrics, [line for line in frozen if line.task != "identity"]),
+        pretraining=figures.pretraining(results.pretrain) if results.pretrain else None,
+        sheet=_contact_sheet(cfg.pretrain_data) if cfg.pretrain_data else None,
+        histogram=figures.face_sizes(results.face_sizes) if results.face_sizes else None,
+        pretrain_set=read_manifest(cfg.pretrain_data) if cfg.pretrain_data else None,
+        **_drawn(cfg, metrics, predictions),
+    )
+
+
+def _drawn(
+    cfg: ReportConfig, metrics: Metrics, predictions: Mapping[str, NDArray[np.float32]]
+) -> dict[str, Any]:
+    """Faces with landmarks and head axes, and the valence/arousal plots, at the fewest labels."""
+    fraction = min(m.fraction for m in metrics.measurements)
+    row = pretrained_rows(metrics)[0]
+    drawn: dict[str, Any] = {"fraction": fraction, "faces": [], "shown": [], "plane": None}
+    if f"{row}/landmarks/frozen/{fraction:g}" in predictions:
+        drawn["faces"] = faces(metrics, predictions, "frozen", fraction, cfg.examples)
+        drawn["shown"] = [row, *(r.name for r in metrics.rows if r.kind == "random")]
+    if (affect := predictions.get(f"{row}/affect/frozen/1")) is not None:
+        labels = read_labels(metrics.data.path).take(predictions["rows"])
+        drawn["plane"] = figures.affect_plane(TASKS["affect"].encode(labels), affect)
+    return drawn
+
+
+def _grouped(every: Iterable[Line]) -> list[list[Line]]:
+    """Lines of one task, mode and metric together."""
+    return [list(group) for _, group in groupby(every, lambda x: (x.task, x.mode, x.metric.name))]
+
+
+def answer(metrics: Metrics) -> list[Card]:
+    """One card for each task with a head, at the smallest share of the labels, frozen features."""
+    smallest: dict[TaskName, Line] = {}
+    for line in lines(metrics, leading_only=True):
+        if line.mode == "frozen" and TASKS[line.task].head == "ridge" and line.comparisons:
+            smallest.setdefault(line.task, line)  # lines come from few labels to many
+    return [Card(TASKS[task].title, line, _verdict(line), line.beats_all) for task, line in smallest.items()]
+
+
+def _verdict(line: Line) -> str:
+    """What the intervals say, in words."""
+    said = {
+        word: [name for name, c in line.comparisons.items() if c.verdict == word]
+        for word in ("better", "worse", "undecided")
+    }
+    parts = {"better": "better than {}", "worse": "worse than {}", "undecided": "no clear difference to {}"}
+    return "; ".join(parts[word].format(" and ".join(names)) for word, names in said.items() if names)
+
+
+def sentence(cards: Sequence[Card], metrics: Metrics) -> str:
+    """The answer in one sentence."""
+    if not cards:
+        return "Only fine-tuned networks were compared: see the table."
+    line = cards[0].line
+    labels = next(iter(line.values.values())).train_labels
+    start = f"With {percent(line.fraction)} of the labels ({labels} pictures) and frozen features, "
+    kinds = {row.name: row.kind for row in metrics.rows}
+    phrases = {"random": "the same network untrained", "pixels": "raw pixels"}
+    others = " and ".join(phrases[kinds[name]] for name in line.comparisons)
+    good = [card.title.lower() for card in cards if card.good]
+    rest = [card.title.lower() for card in cards if not card.good]
+    if not good:
+        return f"{start}the pretrained backbone does not clearly beat {others} on any task."
+    text = f"{start}the pretrained backbone beats {others} on {_listed(good)}"
+    return text + (f", but not clearly on {_listed(rest)}." if rest else ".")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def read_curve(run: str) -> PretrainCurve:
+    """The loss and probe curves of a pretraining run directory."""
+    path = Path(run) / "metrics.jsonl"
+    rows = log.read_metrics(path)
+    if not rows:
+        raise ConfigError(f"pretrain: {path} is missing or empty; run the pretraining first")
+    probed = [row for row in rows if "knn" in row]
+    return PretrainCurve(
+        step=tuple(int(row["step"]) for row in rows),
+        loss=tuple(row["loss"] for row in rows),
+        ln_k=rows[0].get("ln_k"),
+        probe_step=tuple(int(row["step"]) for row in probed),
+        probe=tuple(row["knn"] for row in probed),
+    )
+
+
+def _histogram(beton: str) -> dict[str, int]:
+    """Faces by mean side of the detected box, in source pixels."""
+    sizes = read_labels(beton).column("face_size").to_numpy()
+    step = max(1, round((sizes.max() - sizes.min()) / HISTOGRAM_BINS))
+    edges = np.arange(int(sizes.min()), sizes.max() + step, step, dtype=np.int64)
+    counts, _ = np.histogram(sizes, edges)
+    return {f"{low}-{low + step}": int(n) for low, n in zip(edges[:-1], counts, strict=True)}
+
+
+def _contact_sheet(path: str) -> str:
+    """Pictures at even steps through the set, as a data URI."""
+    beton = Beton(path)
+    count = min(SHEET_ROWS * SHEET_COLUMNS, len(beton))
+    sheet = Image.new(
+        "RGB", (SHEET_COLUMNS * SHEET_SIDE, -(-count // SHEET_COLUMNS) * SHEET_SIDE), (255, 255, 255)
+    )
+    for i, row in enumerate(np.linspace(0, len(beton) - 1, count).round().astype(int)):
+        small = Image.fromarray(beton.image(int(row))).resize(
+            (SHEET_SIDE, SHEET_SIDE), Image.Resampling.LANCZOS
+        )
+        sheet.paste(small, (i % SHEET_COLUMNS * SHEET_SIDE, i // SHEET_COLUMNS * SHEET_SIDE))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,1 @@
+"""Pretraining: a ``.beton`` of faces in, ``backbone.safetensors`` out."""

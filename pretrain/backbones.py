@@ -1,0 +1,93 @@
+"""Backbones, and the hand-off file: ``backbone.safetensors`` in torchvision's own key names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from configs import Config, ConfigError
+from data_prep.files import atomic_write
+
+Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+
+_BLOCKS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+    "resnet101": (Bottleneck, [3, 4, 23, 3]),
+}
+
+
+class BackboneConfig(Config):
+    """The network that is kept after pretraining."""
+
+    architecture: Architecture = "resnet50"
+    width: float = Field(1.0, gt=0, description="multiplies the channels after the stem; 1 is torchvision's")
+
+
+class _ScaledResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's ResNet with ``width`` times the channels in its four stages; the stem keeps its 64."""
+
+    def __init__(self, block: type[BasicBlock | Bottleneck], layers: list[int], width: float) -> None:
+        self.width = width  # read by _make_layer, which the base class calls while it is built
+        super().__init__(block, layers)
+        self.fc = nn.Identity()
+
+    def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> Any:
+        return super()._make_layer(block, round(planes * self.width), *args, **kwargs)
+
+
+def build(architecture: Architecture, width: float = 1.0) -> ResNet:
+    """A randomly initialised backbone (He initialisation, as torchvision).
+
+    Maps (N, 3, H, W) float32 to (N, D) pooled features; D is :func:`feature_dim`. With ``width=1`` the
+    parameters are named and shaped as in ``torchvision.models.<architecture>``, without ``fc``.
+    """
+    block, layers = _BLOCKS[architecture]
+    return _ScaledResNet(block, layers, width)
+
+
+def feature_dim(backbone: ResNet) -> int:
+    """Length D of a backbone's feature vector."""
+    return int(backbone.inplanes)
+
+
+def save_backbone(path: Path, backbone: ResNet, metadata: Mapping[str, str]) -> None:
+    """Write the weights (contiguous, on the CPU) and ``metadata`` (text to text), atomically."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
+    with atomic_write(path) as file:
+        file.write(save(tensors, dict(metadata)))
+
+
+def load(path: str | Path) -> tuple[ResNet, dict[str, str]]:
+    """The backbone in a hand-off file and its metadata (architecture, width, mean, std, step, ...).
+
+    Raises:
+        ConfigError: if the file is missing, is not safetensors, or was not written by :func:`save_backbone`.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (FileNotFoundError, SafetensorError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as a backbone ({error}); pretrain first") from None
+    if metadata.get("architecture") not in _BLOCKS:
+        raise ConfigError(f"{path}: its header names no known architecture; was it written by facerep?")
+    backbone = build(metadata["architecture"], float(metadata["width"]))  # type: ignore[arg-type]
+    backbone.load_state_dict(tensors)
+    return backbone, metadata
+
+
+def random(architecture: Architecture, width: float, seed: int) -> ResNet:
+    """A backbone whose initial weights are a function of ``seed`` alone; the global generator is untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(architecture, width)

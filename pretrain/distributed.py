@@ -1,0 +1,160 @@
+"""Ranks: one process, torchrun or a SLURM step, all described by the same environment variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
+from torch import Tensor, nn
+
+from configs import ConfigError
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where this process stands among ``world`` processes."""
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
+
+@contextmanager
+def ranks(device: DeviceName) -> Iterator[Ranks]:
+    """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe.
+
+    Without these variables (a plain ``python -m pretrain``) there is one rank and no group.
+
+    Raises:
+        ConfigError: if ``device`` is ``cuda`` and there is none.
+    """
+    rank, world, local, local_world = (int(os.environ.get(k, d)) for k, d in _VARIABLES)
+    place = _place(device, local)
+    if world > 1:
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", rank=rank, world_size=world)
+    try:
+        yield Ranks(rank, world, local, local_world, place)
+    finally:
+        if world > 1:
+            dist.destroy_process_group()
+
+
+_VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
+
+
+def _place(device: DeviceName, local_rank: int) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("device: 'cuda', but torch sees no GPU here; write device=cpu or run on a GPU node")
+    if local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"LOCAL_RANK is {local_rank}, but only {torch.cuda.device_count()} GPUs are visible; "
+            "start one task for each GPU"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def all_reduce(x: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor:
+    """``x`` reduced in place over all ranks; without a group, ``x`` itself."""
+    if dist.is_initialized():
+        dist.all_reduce(x, op=dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX)
+    return x
+
+
+def gather(x: Tensor) -> list[Tensor]:
+    """The tensors of all ranks, of one shape, in the order of the ranks."""
+    if not dist.is_initialized():
+        return [x]
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return parts
+
+
+def broadcast_int(value: int, device: torch.device) -> int:
+    """The main rank's ``value`` on every rank."""
+    if not dist.is_initialized():
+        return value
+    tensor = torch.tensor([value], device=device)
+    dist.broadcast(tensor, src=0)
+    return int(tensor.item())
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation over all ranks on CPUs, where torch's own SyncBatchNorm refuses to run.
+
+    The gradient flows through the reduced statistics. Equal to one process with the whole batch, up to the
+    order of the sums.
+    """
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (N, C, ...) over N and the trailing axes of all ranks."""
+        if not self.training:
+            return super().forward(x)
+        axes = [0, *range(2, x.ndim)]
+        x32 = x.float()
+        count = x32.new_tensor([x32.numel() / x32.shape[1]])
+        sums = torch.cat([x32.sum(axes), (x32 * x32).sum(axes), count])
+        sums = dist_nn.all_reduce(sums)
+        total = sums[-1]
+        mean, square = (sums[:-1] / total).chunk(2)
+        variance = (square - mean * mean).clamp(min=0)
+        self._track(mean.detach(), (variance * total / (total - 1)).detach())
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        normalised: Tensor = x32 * scale.view(shape) + shift.view(shape)
+        return normalised.to(x.dtype)
+
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
+
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
+    """Replace every batch norm by one whose statistics span all ranks; nothing to do for one rank."""
+    if not dist.is_initialized():
+        return module
+    if device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return converted
+    for name, child in module.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            synced = SyncBatchNorm(child.num_features, child.eps, child.momentum)
+            synced.load_state_dict(child.state_dict())
+            setattr(module, name, synced)
+        else:
+            synchronise_batch_norm(child, device)
+    return module

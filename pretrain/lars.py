@@ -1,0 +1,102 @@
+"""Optimisers: LARS (You, Gitman, Ginsburg 2017) in its two readings, and plain SGD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from configs import Config
+
+
+class LARSConfig(Config):
+    """Layer-wise adaptive rate scaling."""
+
+    name: Literal["lars"] = "lars"
+    variant: Literal["reference", "paper"] = Field(
+        "reference",
+        description="reference: learning rate outside the momentum buffer, as the SwAV scripts compute it; "
+        "paper: inside, as You et al. write it. They differ only while the learning rate changes",
+    )
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-6, ge=0)
+    trust_coefficient: float = Field(1e-3, gt=0, description="You et al.'s eta")
+    eps: float = Field(1e-8, ge=0, description="added to the denominator of the trust ratio")
+    exclude_1d: bool = Field(
+        False, description="biases and normalisation get neither adaptation nor decay; SwAV adapts everything"
+    )
+
+
+class SGDConfig(Config):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+
+
+OptimizerConfig = Annotated[LARSConfig | SGDConfig, Field(discriminator="name")]
+
+
+class LARS(torch.optim.Optimizer):
+    """SGD with momentum whose gradient is scaled a tensor at a time.
+
+    For a weight w with gradient g: ``ratio = trust * |w| / (|g| + wd * |w| + eps)``, update direction
+    ``ratio * (g + wd * w)``. Where |w| or |g| is zero the raw gradient passes, undecayed and unscaled, as in
+    the LARC of the SwAV scripts; a bias that starts at zero therefore takes its first step at full rate.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], config: LARSConfig, lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+        self.config = config
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        assert closure is None, "LARS takes no closure"
+        for group in self.param_groups:
+            weights: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if weights:
+                self._update(weights, group["lr"])
+
+    def _update(self, weights: list[Tensor], lr: float) -> None:
+        config = self.config
+        updates = self._adapted(weights)
+        if config.variant == "paper":
+            torch._foreach_mul_(updates, lr)
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        momenta = [self.state[weight]["momentum"] for weight in weights]
+        torch._foreach_mul_(momenta, config.momentum)
+        torch._foreach_add_(momenta, updates)
+        torch._foreach_add_(weights, momenta, alpha=-1.0 if config.variant == "paper" else -lr)
+
+    def _adapted(self, weights: list[Tensor]) -> list[Tensor]:
+        config = self.config
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        weight_norms = torch.stack(torch._foreach_norm(weights))
+        gradient_norms = torch.stack(torch._foreach_norm(gradients))
+        denominator = gradient_norms + config.weight_decay * weight_norms + config.eps
+        adapts = (weight_norms > 0) & (gradient_norms > 0)
+        if config.exclude_1d:
+            many = torch.tensor([weight.ndim > 1 for weight in weights], device=adapts.device)
+            adapts &= many
+        ratios = torch.where(adapts, config.trust_coefficient * weight_norms / denominator, 1.0)
+        decays = torch.where(adapts, ratios * config.weight_decay, 0.0)
+        updates = list(torch._foreach_mul(gradients, ratios.unbind()))
+        torch._foreach_add_(updates, torch._foreach_mul(weights, decays.unbind()))
+        return updates
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], config: LARSConfig | SGDConfig, lr: float
+) -> torch.optim.Optimizer:
+    """The optimiser that ``config`` names, over one group of parameters."""
+    if isinstance(config, LARSConfig):
+        return LARS(parameters, config, lr)
+    options: dict[str, Any] = {"momentum": config.momentum, "weight_decay": config.weight_decay}
+    return torch.optim.SGD(parameters, lr=lr, foreach=True, **options)

@@ -1,0 +1,123 @@
+"""A chain of stages from one YAML: in order on this machine, by dependencies on SLURM."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+import configs
+from configs import Config, ConfigError, cli
+from slurm.submit import Submission, prepare
+from slurm.watch import follow
+
+
+class Step(Config):
+    """One stage of the chain."""
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+    """Its name in this file, on the command line and in the queue."""
+    stage: Literal["data_prep", "pretrain", "downstream", "report", "results"]
+    """What runs."""
+    config: str
+    """The stage's config."""
+    overrides: tuple[str, ...] = ()
+    """``a.b=c`` for that config, ``cluster.a=c`` for the cluster file."""
+    cluster: str | None = None
+    """Cluster file of this stage; null: the one of the command line, else the default."""
+    after: tuple[str, ...] = ()
+    """Names of the stages, above this one, that must end well before it starts."""
+
+
+class Pipeline(Config):
+    """The chain, in an order in which it can run."""
+
+    stages: tuple[Step, ...] = Field(min_length=1)
+    """The stages; each may name only stages above it in 'after'."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Pipeline:
+        above: list[str] = []
+        for step in self.stages:
+            if step.name in above:
+                raise ValueError(f"two stages are named '{step.name}'; rename one")
+            for other in step.after:
+                if other not in above:
+                    raise ValueError(
+                        f"stage '{step.name}': after: '{other}' is no stage above it; move or rename it"
+                    )
+            above.append(step.name)
+        return self
+
+
+def run(path: str, overrides: Sequence[str], cluster: str | None, dry_run: bool) -> int:
+    """Run or queue the pipeline at ``path``; the exit code.
+
+    Every stage is started each time: what is done already is known to the stage alone, which then ends at
+    once.
+
+    Args:
+        path: The pipeline file.
+        overrides: ``NAME.a.b=c`` for the config of the stage NAME.
+        cluster: A cluster file for the stages that name none.
+        dry_run: Print what would be queued, and queue nothing.
+
+    Raises:
+        ConfigError: before anything runs, when any stage's config or cluster file is wrong.
+    """
+    pipeline = configs.load(path, schema=Pipeline)
+    extra = _by_stage(pipeline, overrides)
+    # All are checked before the first one starts.
+    plans = [_plan(step, extra[step.name], cluster) for step in pipeline.stages]
+    if len({plan.cluster.executor for plan in plans}) > 1:
+        raise ConfigError(
+            f"{path}: some stages would run on SLURM and some here; give them one kind of cluster file"
+        )
+    if dry_run:
+        for step, plan in zip(pipeline.stages, plans, strict=True):
+            print(f"### {step.name}\n{plan.behind([f'ID_OF_{name}' for name in step.after]).text()}")
+        return cli.DONE
+    return _queue(pipeline, plans) if plans[0].cluster.executor == "slurm" else _run_here(plans)
+
+
+def _queue(pipeline: Pipeline, plans: Sequence[Submission]) -> int:
+    ids: dict[str, str] = {}
+    for step, plan in zip(pipeline.stages, plans, strict=True):
+        ids[step.name] = plan.behind([ids[name] for name in step.after]).send().job_id
+        print(f"{step.name}: job {ids[step.name]}, run {plan.run}")
+    return cli.DONE
+
+
+def _run_here(plans: Sequence[Submission]) -> int:
+    for plan in plans:
+        if reason := follow(plan.send(), plan.name):
+            print(f"stage {plan.name}: {reason}\nthe stages after it were not started", file=sys.stderr)
+            return cli.FAILED
+    return cli.DONE
+
+
+def _plan(step: Step, extra: Sequence[str], cluster: str | None) -> Submission:
+    return prepare(
+        step.stage,
+        step.config,
+        (*step.overrides, *extra),
+        cluster=step.cluster or cluster,
+        name=step.name,
+        inputs_to_come=bool(step.after),
+    )
+
+
+def _by_stage(pipeline: Pipeline, overrides: Sequence[str]) -> dict[str, list[str]]:
+    """``NAME.a.b=c`` sorted to the stages as ``a.b=c``."""
+    sorted_out: dict[str, list[str]] = {step.name: [] for step in pipeline.stages}
+    for override in overrides:
+        name, _, rest = override.partition(".")
+        if name not in sorted_out or "=" in name:
+            close = difflib.get_close_matches(name, sorted_out, n=1)
+            mend = f"did you mean '{close[0]}.'?" if close else f"stages: {', '.join(sorted_out)}"
+            raise ConfigError(f"override '{override}': write it as STAGE.field=value; {mend}")
+        sorted_out[name].append(rest)
+    return sorted_out

@@ -1,0 +1,94 @@
+"""The stages that can be submitted: what runs, what its config is, and what it needs."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import configs
+from configs import Config, ConfigError
+
+
+def _output(config: Any) -> Path:
+    return Path(config.output)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One room's command line, by name: submitting needs its schema only."""
+
+    room: str
+    """``python -m ROOM``."""
+    schema: str
+    """``module:class`` of its config."""
+    command: tuple[str, ...] = ()
+    """Words before the config."""
+    inputs: tuple[str, ...] = ()
+    """Config fields that name files which must exist before the stage starts."""
+    run: Callable[[Any], Path] = _output
+    """The run directory of a config, where code and logs go."""
+    distributed: bool = False
+    """Whether it runs as many processes as the cluster file gives; other stages are one process."""
+    gpus: int = 1
+    """GPUs that a single process can use."""
+
+    def load(self, config: str, overrides: Sequence[str]) -> Config:
+        """The checked config."""
+        module, _, name = self.schema.partition(":")
+        loaded: Config = configs.load(
+            config, overrides, schema=getattr(importlib.import_module(module), name)
+        )
+        return loaded
+
+    def require_inputs(self, config: Config, source: str) -> None:
+        """Refuse a stage whose data is not there yet.
+
+        Raises:
+            ConfigError: naming the field and the path.
+        """
+        for field in self.inputs:
+            path = functools.reduce(getattr, field.split("."), config)
+            if path is not None and not Path(str(path)).exists():
+                raise ConfigError(
+                    f"{source}: {field}: {path}: no such file; make it first, or queue behind its job with --after"
+                )
+
+    def require_batch(self, config: Config, processes: int) -> None:
+        """Refuse a batch that the processes cannot share equally.
+
+        Raises:
+            ConfigError: with the numbers.
+        """
+        batch = getattr(config, "batch_size", processes)
+        if self.distributed and batch % processes:
+            raise ConfigError(
+                f"batch_size: {batch} cannot be shared by {processes} processes; "
+                f"give {batch - batch % processes or processes} or other nodes and GPUs"
+            )
+
+
+STAGES = {
+    "data_prep": Stage("data_prep", "data_prep.config:DataPrepConfig"),
+    "pretrain": Stage("pretrain", "pretrain.train:PretrainConfig", inputs=("data.path",), distributed=True),
+    "downstream": Stage("downstream", "downstream.config:DownstreamConfig", inputs=("data",)),
+    "report": Stage(
+        "downstream",
+        "downstream.config:ReportConfig",
+        command=("report",),
+        inputs=("downstream", "pretrain", "pretrain_data"),
+        run=lambda config: Path(config.results).parent,
+        gpus=0,
+    ),
+    "results": Stage(
+        "downstream",
+        "downstream.config:ResultsConfig",
+        command=("results",),
+        run=lambda config: Path(os.path.commonpath(config.runs)),
+        gpus=0,
+    ),
+}

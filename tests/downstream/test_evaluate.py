@@ -1,0 +1,277 @@
+"""The whole matrix on a small rendered set: figures, files, refusals, and the write-ups."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from configs import ConfigError, load
+from data_prep.beton import read_labels
+from downstream.config import DownstreamConfig, ReportConfig
+from downstream.evaluate import evaluate
+from downstream.report import sentence, write_report
+from downstream.results import Metrics, Results, read_metrics
+from downstream.summary import write_results_markdown
+from downstream.tables import lines, number, terminal_table
+from downstream.tasks import TASKS
+
+
+def _config(labelled_set: Path, backbone: Path, output: Path, **changes: object) -> DownstreamConfig:
+    tree = {
+        "data": str(labelled_set),
+        "output": str(output),
+        "initialisations": [
+            {"kind": "checkpoint", "name": "pretrained", "path": str(backbone)},
+            {"kind": "random", "name": "random", "like": str(backbone), "seed": 0},
+            {"kind": "pixels", "name": "pixels", "size": 16},
+        ],
+        "fractions": [1.0, 0.2],
+        "modes": ["frozen", "finetune"],
+        "finetune": {"steps": 4, "batch_size": 8, "runs": [{"task": "landmarks", "fraction": 0.2}]},
+        "bootstrap": {"samples": 200},
+        "device": "cpu",
+    } | changes
+    return DownstreamConfig.model_validate_json(json.dumps(tree))
+
+
+@pytest.fixture(scope="module")
+def run(
+    labelled_set: Path, other_people: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[DownstreamConfig, Metrics]:
+    output = tmp_path_factory.mktemp("run")
+    cfg = _config(labelled_set, backbone, output, pretrain_data=str(other_people))
+    return cfg, evaluate(cfg)
+
+
+def test_every_cell_is_measured_and_compared(run: tuple[DownstreamConfig, Metrics]) -> None:
+    _, metrics = run
+    ridge = [task for task in TASKS.values() if task.head == "ridge"]
+    frozen = 2 * sum(len(task.metrics) for task in ridge) + len(TASKS["identity"].metrics)
+    tuned = len(TASKS["landmarks"].metrics)
+    assert len(metrics.measurements) == 3 * frozen + 2 * tuned  # pixels are not fine-tuned
+    assert len(metrics.comparisons) == 2 * frozen + tuned
+    assert metrics.data.disjoint_from_pretraining is True
+    assert metrics.data.synthetic is True
+    assert metrics.data.train_pictures + metrics.data.test_pictures == metrics.data.pictures == 240
+    for m in metrics.measurements:
+        assert m.low <= m.value + 1e-9, m
+        assert m.value <= m.high + 1e-9, m
+
+
+def test_the_figures_are_those_of_the_stored_predictions(run: tuple[DownstreamConfig, Metrics]) -> None:
+    cfg, metrics = run
+    with np.load(Path(cfg.output) / "predictions.npz") as archive:
+        rows = archive["rows"]
+        labels = read_labels(cfg.data).take(rows)
+        for task in ("landmarks", "pose", "affect", "action_units"):
+            prediction = archive[f"random/{task}/frozen/0.2"].astype(np.float64)
+            expected = TASKS[task].evaluate(prediction, TASKS[task].encode(labels))
+            for metric, value in expected.items():
+                measured = next(
+                    m.value
+                    for m in metrics.measurements
+                    if (m.row, m.task, m.mode, m.fraction, m.metric)
+                    == ("random", task, "frozen", 0.2, metric)
+                )
+                assert measured == pytest.approx(value, abs=1e-4)
+    held_out = set(np.unique(read_labels(cfg.data).column("identity").to_numpy()[rows]))
+    assert len(held_out) == metrics.data.test_identities
+    trained = (
+        read_labels(cfg.data)
+        .column("identity")
+        .to_numpy()[json.loads((Path(cfg.output) / "split.json").read_text())["train_rows"]]
+    )
+    assert not held_out & set(trained)
+
+
+def test_verdicts_follow_the_intervals(run: tuple[DownstreamConfig, Metrics]) -> None:
+    _, metrics = run
+    for c in metrics.comparisons:
+        assert c.excludes_zero == (c.low > 0 or c.high < 0)
+        expected = "undecided"
+        if c.excludes_zero:
+            expected = "better" if (c.difference > 0) == (c.better == "higher") else "worse"
+        assert c.verdict == expected
+    # 16 x 16 pixels of centred faces carry the head's pose: far better than a network that was never trained.
+    against = [c for c in metrics.comparisons if (c.task, c.fraction, c.metric) == ("pose", 1.0, "mae")]
+    assert {c.baseline: c.verdict for c in against}["pixels"] == "worse"
+
+
+def test_a_second_run_is_a_no_op_and_a_changed_one_is_not(run: tuple[DownstreamConfig, Metrics]) -> None:
+    cfg, metrics = run
+    path = Path(cfg.output) / "predictions.npz"
+    before = path.stat().st_mtime_ns
+    assert evaluate(cfg) == metrics
+    assert path.stat().st_mtime_ns == before
+    changed = cfg.model_copy(update={"tasks": ("pose",), "modes": ("frozen",), "finetune": cfg.finetune})
+    assert evaluate(changed.model_copy(update={"output": cfg.output + "-2"})).inputs != metrics.inputs
+
+
+def test_an_evaluation_gives_the_same_figures_again(
+    run: tuple[DownstreamConfig, Metrics], tmp_path: Path
+) -> None:
+    cfg, metrics = run
+    again = evaluate(cfg.model_copy(update={"output": str(tmp_path)}))
+    assert again.measurements == metrics.measurements
+    assert again.comparisons == metrics.comparisons
+
+
+def test_shared_people_are_refused(labelled_set: Path, backbone: Path, tmp_path: Path) -> None:
+    cfg = _config(labelled_set, backbone, tmp_path, pretrain_data=str(labelled_set))
+    with pytest.raises(ConfigError, match=r"24 people of .* are also in"):
+        evaluate(cfg)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "nowhere.beton"}, "data: nowhere.beton does not exist"),
+        ({"pretrain_data": "nowhere.beton"}, "pretrain_data: nowhere.beton does not exist"),
+        ({"device": "cuda"}, "device: 'cuda' was asked for but torch sees no GPU"),
+    ],
+)
+def test_what_is_missing_is_named(
+    changes: dict[str, object], message: str, labelled_set: Path, backbone: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        evaluate(_config(labelled_set, backbone, tmp_path, **changes))
+
+
+def test_missing_and_constant_labels_are_named(labelled_set: Path, backbone: Path, tmp_path: Path) -> None:
+    for suffix in (".beton", ".json", ".parquet"):
+        (tmp_path / f"set{suffix}").write_bytes(labelled_set.with_suffix(suffix).read_bytes())
+    table = pq.read_table(labelled_set.with_suffix(".parquet"))
+    changes: dict[str, object] = {"tasks": ["affect"], "modes": ["frozen"], "finetune": {}}
+    cfg = _config(tmp_path / "set.beton", backbone, tmp_path / "run", **changes)
+    pq.write_table(table.drop_columns(["valence"]), tmp_path / "set.parquet")
+    with pytest.raises(ConfigError, match="no labels 'valence'"):
+        evaluate(cfg)
+    index = table.column_names.index("valence")
+    constant = table.set_column(index, "valence", [[0.5] * len(table)])
+    pq.write_table(constant, tmp_path / "set.parquet")
+    with pytest.raises(ConfigError, match="affect has the same label on every test picture"):
+        evaluate(cfg)
+    some = table.set_column(index, "valence", [[None, *table["valence"].to_pylist()[1:]]])
+    pq.write_table(some, tmp_path / "set.parquet")
+    assert evaluate(cfg).data.pictures == len(table) - 1
+
+
+def test_a_config_that_names_a_cell_outside_the_matrix_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "data": "set.beton",
+                "output": "run",
+                "initialisations": [{"kind": "pixels", "name": "pixels"}],
+                "fractions": [1.0],
+                "finetune": {"runs": [{"task": "pose", "fraction": 0.02}]},
+            }
+        )
+    )
+    with pytest.raises(ConfigError, match=r"finetune.runs asks for pose at 0.02"):
+        load(path, schema=DownstreamConfig)
+
+
+def test_the_page_holds_the_figures_and_needs_nothing_else(
+    run: tuple[DownstreamConfig, Metrics], other_people: Path, tmp_path: Path
+) -> None:
+    cfg, metrics = run
+    pretrain = tmp_path / "pretrain"
+    pretrain.mkdir()
+    rows = [{"step": 10 * i, "loss": 4.6 - 0.1 * i, "ln_k": 4.605, "knn": i / 10} for i in range(5)]
+    (pretrain / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = ReportConfig(
+        downstream=cfg.output,
+        output=str(tmp_path / "report" / "index.html"),
+        results=str(tmp_path / "results.json"),
+        pretrain=str(pretrain),
+        pretrain_data=str(other_people),
+        commands=("make demo",),
+        examples=3,
+    )
+    results = write_report(report)
+    assert Results.model_validate_json((tmp_path / "results.json").read_bytes()) == results
+    assert results.metrics == metrics
+    assert results.pretrain is not None
+    assert results.pretrain.probe == (0.0, 0.1, 0.2, 0.3, 0.4)
+    assert sum(results.face_sizes.values()) == 30
+    page = Path(report.output).read_text()
+    assert "Synthetic faces" in page
+    assert sentence([], metrics) not in page
+    for line in lines(metrics, leading_only=True):
+        for name, m in line.values.items():
+            assert number(m.value, m.unit) in page, (line, name)
+    assets = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"'\s>)]+)", page)
+    assert assets
+    assert all(asset.startswith("data:") for asset in assets)
+    assert page.count("<svg") == 3 * 3  # landmarks of two rows and head axes, three faces each
+
+
+def test_seeds_side_by_side(run: tuple[DownstreamConfig, Metrics], tmp_path: Path) -> None:
+    cfg, metrics = run
+    other = metrics.model_copy(
+        update={
+            "comparisons": tuple(
+                c.model_copy(update={"difference": -c.difference}) for c in metrics.comparisons
+            )
+        }
+    )
+    (tmp_path / "metrics.json").write_text(other.model_dump_json())
+    output = tmp_path / "results.md"
+    write_results_markdown([cfg.output, str(tmp_path)], str(output))
+    text = output.read_text()
+    assert "**Synthetic faces.**" in text
+    pose = next(line for line in text.splitlines() if line.startswith("| Head pose | MAE (°)"))
+    assert pose.count("1 of 2, p = 1") == 2  # the sign differs between the two
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+
+
+def test_seeds_on_other_splits_are_refused(run: tuple[DownstreamConfig, Metrics], tmp_path: Path) -> None:
+    cfg, metrics = run
+    data = metrics.data.model_copy(update={"split_sha256": "0"})
+    (tmp_path / "metrics.json").write_text(metrics.model_copy(update={"data": data}).model_dump_json())
+    with pytest.raises(ConfigError, match="other splits"):
+        write_results_markdown([cfg.output, str(tmp_path)], str(tmp_path / "results.md"))
+
+
+def test_the_terminal_table_marks_what_is_clear(run: tuple[DownstreamConfig, Metrics]) -> None:
+    _, metrics = run
+    table = terminal_table(metrics).splitlines()
+    assert max(map(len, table)) <= 130
+    assert any("68 landmarks" in line and "finetune" in line for line in table)
+    assert ("*" in "".join(table[2:-1])) == any(c.excludes_zero for c in metrics.comparisons)
+
+
+def test_numbers_read_like_numbers() -> None:
+    assert number(-0.0001, "") == "0.000"
+    assert number(-1.234, "%", sign=True) == "\N{MINUS SIGN}1.23"
+    assert number(1.234, "", sign=True) == "+1.234"
+
+
+def test_a_damaged_metrics_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"metrics.json: .*delete it"):
+        read_metrics(tmp_path)
+
+
+def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("data: a.beton\noutput: run\ninitialisations: []\nfractoins: [1.0]\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "downstream", str(config)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    help_text = subprocess.run(
+        [sys.executable, "-m", "downstream", "report", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "pretrain_data" in help_text

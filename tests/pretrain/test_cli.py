@@ -1,0 +1,61 @@
+"""Mistakes in a configuration cost one line on stderr and exit code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+epochs: 1
+batch_size: 16
+views: {crops: [{count: 2, size: 32, scale: [0.14, 1.0]}]}
+backbone: {architecture: resnet18, width: 0.25}
+schedule: {lr: 0.5}
+"""
+
+
+def pretrain(*arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pretrain", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("epoch=3", "epoch: unknown key; did you mean 'epochs'?"),
+        ("epochs=many", 'epochs: input should be a valid integer, found the text "many"'),
+        ("data.path=nowhere/set.beton", "data.path: nowhere/set.beton does not exist; run data_prep first"),
+        ("device=cuda", "device: 'cuda', but torch sees no GPU here; write device=cpu"),
+    ],
+)
+def test_one_line_that_says_what_to_do(beton_path, tmp_path, override, says):
+    if override == "device=cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here, so asking for one is no mistake")
+    config = tmp_path / "run.yaml"
+    config.write_text(CONFIG)
+    fields = (f"output={tmp_path / 'run'}", f"data.path={beton_path}", override)
+    code, errors = pretrain(str(config), *fields)
+    assert code == 2
+    assert says in errors
+    assert errors.count("\n") == 1
+
+
+def test_missing_config_file():
+    code, errors = pretrain("configs/pretrain/dmeo.yaml")
+    assert code == 2
+    assert "no such file; did you mean configs/pretrain/demo.yaml?" in errors
+    assert errors.count("\n") == 1
+
+
+def test_help_lists_every_field_with_its_meaning():
+    done = subprocess.run(
+        [sys.executable, "-m", "pretrain", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0
+    for field in ("method.epsilon", "views.crops.scale", "checkpoint.every_steps", "optimizer.variant"):
+        assert field in done.stdout

@@ -1,0 +1,125 @@
+"""SwAV's assignment, loss, freeze and queue against plain implementations of the equations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pretrain import backbones
+from pretrain.methods.swav import SwAV, SwAVConfig, sinkhorn, swapped_loss
+
+
+def plain_sinkhorn(scores: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
+    """The algorithm of the paper's appendix on one (B, K) matrix, float64, no stabilisation."""
+    q = np.exp(scores / epsilon).T
+    q /= q.sum()
+    for _ in range(iterations):
+        q /= q.sum(1, keepdims=True) * q.shape[0]
+        q /= q.sum(0, keepdims=True) * q.shape[1]
+    return (q * q.shape[1]).T
+
+
+@pytest.fixture
+def scores():
+    generator = torch.Generator().manual_seed(0)
+    embedding = torch.nn.functional.normalize(torch.randn(2, 24, 16, generator=generator), dim=2)
+    prototypes = torch.nn.functional.normalize(torch.randn(10, 16, generator=generator), dim=1)
+    return embedding @ prototypes.T
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 0.05, 0.5])
+def test_sinkhorn_equals_the_plain_algorithm(scores, epsilon):
+    ours = sinkhorn(scores, epsilon, 3)
+    for problem in range(2):
+        expected = plain_sinkhorn(scores[problem].double().numpy(), epsilon, 3)
+        np.testing.assert_allclose(ours[problem].numpy(), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_sinkhorn_balances(scores):
+    codes = sinkhorn(scores, 0.05, 100)
+    torch.testing.assert_close(codes.sum(2), torch.ones(2, 24))
+    torch.testing.assert_close(codes.sum(1), torch.full((2, 10), 2.4), atol=1e-3, rtol=1e-3)
+
+
+def test_sinkhorn_survives_what_overflows_the_plain_form(scores):
+    """exp(1 / 0.01) is beyond float32."""
+    codes = sinkhorn(scores.clone().fill_(1.0) + 1e-3 * scores, 0.01, 3)
+    assert torch.isfinite(codes).all()
+
+
+def test_loss_equals_the_sum_over_pairs(scores):
+    views = torch.cat([scores, scores.roll(1, 2), scores.roll(2, 2)])  # six views
+    codes = sinkhorn(views[:2], 0.05, 3)
+    pairs = [
+        -(codes[a] * torch.log_softmax(views[v] / 0.1, 1)).sum(1).mean()
+        for a in range(2)
+        for v in range(6)
+        if v != a
+    ]
+    torch.testing.assert_close(swapped_loss(views, codes, 0.1), torch.stack(pairs).mean())
+
+
+def test_uniform_predictions_cost_ln_k():
+    codes = sinkhorn(torch.randn(2, 8, 50), 0.05, 3)
+    loss = swapped_loss(torch.zeros(6, 8, 50), codes, 0.1)
+    assert loss.item() == pytest.approx(math.log(50), abs=1e-5)
+
+
+@pytest.fixture
+def method():
+    torch.manual_seed(0)
+    config = SwAVConfig(prototypes=12, projection_dim=8, hidden_dim=16, queue_length=8, queue_start_epoch=1)
+    return SwAV(backbones.build("resnet18", 0.125), config)
+
+
+def views(seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(8, 3, 32, 32, generator=generator), torch.randn(8, 3, 16, 16, generator=generator)]
+
+
+def test_prototypes_are_unit_vectors_and_frozen_at_first(method):
+    loss, _ = method(views(0), epoch=0.0)
+    loss.backward()
+    torch.testing.assert_close(method.prototypes.weight.norm(dim=1), torch.ones(12))
+    assert method.prototypes.weight.grad is not None
+    method.after_backward(epoch=0.5)
+    assert method.prototypes.weight.grad is None
+    method(views(0), epoch=1.0)[0].backward()
+    method.after_backward(epoch=1.0)
+    assert method.prototypes.weight.grad is not None
+
+
+def test_queue_fills_from_its_start_epoch_and_then_takes_part(method):
+    method(views(0), epoch=0.9)
+    assert not method.queue.any()
+    method(views(1), epoch=1.0)
+    assert method.queue[:, :4].any(dim=2).all()
+    assert not method.queue[:, 4:].any()
+    newest = method.queue[:, :4].clone()
+    method(views(2), epoch=1.1)
+    assert torch.equal(method.queue[:, 4:], newest)  # newest rows first
+    scores = torch.randn(2, 4, 12) * 0.1
+    with_queue = method.assign(torch.randn(2, 4, 8), scores, epoch=1.2)
+    alone = method.assign(torch.randn(2, 4, 8), scores, epoch=0.0)
+    assert with_queue.shape == alone.shape == (2, 4, 12)
+    assert not torch.allclose(with_queue, alone)
+
+
+def test_queue_of_all_ranks_is_divided_anew(method):
+    method.queue = torch.arange(2 * 8 * 8.0).view(2, 8, 8)
+    joined = method.rank_state()
+    other = SwAV(backbones.build("resnet18", 0.125), method.config, world=2)
+    other.load_rank_state(joined, rank=1, world=2)
+    assert torch.equal(other.queue, method.queue[:, 4:])
+
+
+def test_indicators_tell_collapse_from_health(method):
+    same = torch.randn(1, 3, 32, 32).expand(8, -1, -1, -1)
+    healthy = method._indicators(torch.eye(12).repeat(1, 1, 1).expand(6, 12, 12), torch.randn(12, 64))
+    assert healthy["prototype_usage"] == pytest.approx(1.0)
+    assert healthy["feature_std"] > 0.8
+    features = method.backbone.eval()(same)
+    collapsed = method._indicators(torch.eye(12)[:1].expand(6, 12, 12), features.detach())
+    assert collapsed["prototype_usage"] == pytest.approx(1 / 12)
+    assert collapsed["feature_std"] < 1e-3

@@ -1,0 +1,22 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --cpus-per-task=16
+#SBATCH --dependency=afterok:7
+#SBATCH --error=/home/me/run/logs/001/%j_0_log.err
+#SBATCH --gpus-per-node=8
+#SBATCH --job-name=pretrain
+#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --mem=0
+#SBATCH --nodes=8
+#SBATCH --ntasks-per-node=8
+#SBATCH --open-mode=append
+#SBATCH --output=/home/me/run/logs/001/%j_0_log.out
+#SBATCH --signal=USR2@300
+#SBATCH --time=1440
+#SBATCH --wckey=submitit
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /home/me/run/logs/001/%j_%t_log.out --error /home/me/run/logs/001/%j_%t_log.err --cpus-per-task=16 --kill-on-bad-exit=1 env --chdir=/home/me/run/code/HASH OMP_NUM_THREADS=16 TORCH_NCCL_ASYNC_ERROR_HANDLING=3 TORCH_NCCL_DUMP_ON_TIMEOUT=1 TORCH_FR_BUFFER_SIZE=2000 PYTHON -u -m submitit.core._submit /home/me/run/logs/001
+

@@ -1,0 +1,22 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --cpus-per-task=8
+#SBATCH --dependency=afterok:7
+#SBATCH --error=/home/me/run/logs/001/%j_0_log.err
+#SBATCH --gpus-per-node=4
+#SBATCH --job-name=pretrain
+#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --mem=120GB
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=4
+#SBATCH --open-mode=append
+#SBATCH --output=/home/me/run/logs/001/%j_0_log.out
+#SBATCH --signal=USR2@120
+#SBATCH --time=1440
+#SBATCH --wckey=submitit
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /home/me/run/logs/001/%j_%t_log.out --error /home/me/run/logs/001/%j_%t_log.err --cpus-per-task=8 --kill-on-bad-exit=1 env --chdir=/home/me/run/code/HASH OMP_NUM_THREADS=8 PYTHON -u -m submitit.core._submit /home/me/run/logs/001
+
