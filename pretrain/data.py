@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from queue import Empty
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -67,8 +66,6 @@ class Batches:
     def __init__(
         self, config: DataConfig, *, batch_size: int, seed: int, rank: int, world: int, device: torch.device
     ) -> None:
-        if not Path(config.path).exists():
-            raise ConfigError(f"data.path: {config.path} does not exist; run data_prep first")
         if batch_size % world:
             raise ConfigError(f"batch_size: {batch_size} is not a multiple of the {world} ranks; change one")
         beton = Beton(config.path)

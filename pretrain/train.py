@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import configs
 from configs import Config, ConfigError, environment
+from data_prep.beton import read_manifest
 from data_prep.files import atomic_write, write_json
 from pretrain import backbones, checkpoint, distributed
 from pretrain.backbones import BackboneConfig
@@ -70,7 +71,7 @@ def train(config: PretrainConfig) -> Path:
     """Run or go on with ``config``; returns the path of the finished ``backbone.safetensors``."""
     folder = Path(config.output)
     target = folder / "backbone.safetensors"
-    _refuse_other_run(config, folder)
+    _claim(config, folder)
     if target.exists():
         _log.info("%s is finished", folder)
         return target
@@ -216,15 +217,26 @@ def _refuse_non_finite(loss: Tensor, folder: Path, step: int, rank: int, rows: I
 # --- state on disk -------------------------------------------------------------------------------------------
 
 
-def _refuse_other_run(config: PretrainConfig, folder: Path) -> None:
-    saved = folder / "config.yaml"
-    if not saved.exists():
+def _claim(config: PretrainConfig, folder: Path) -> None:
+    """Note in ``run.json`` what decides the weights: the settings and the bytes of the data.
+
+    Raises:
+        ConfigError: if the folder holds a run that was started with others.
+    """
+    if not Path(config.data.path).exists():
+        raise ConfigError(f"data.path: {config.data.path} does not exist; run data_prep first")
+    note = {
+        "settings": configs.config_hash(config, _FREE_FIELDS),
+        "data_sha256": read_manifest(config.data.path).sha256,
+    }
+    path = folder / "run.json"
+    if not path.exists():
+        write_json(path, note)
         return
-    other = configs.load(saved, schema=PretrainConfig)
-    if configs.config_hash(other, _FREE_FIELDS) != configs.config_hash(config, _FREE_FIELDS):
-        raise ConfigError(
-            f"{folder} holds a run with other settings ({saved}); choose another output=... or delete it"
-        )
+    started = json.loads(path.read_text())
+    for name, what in (("settings", "other settings (see its config.yaml)"), ("data_sha256", "other data")):
+        if started[name] != note[name]:
+            raise ConfigError(f"{folder} holds a run with {what}; choose another output=... or delete it")
 
 
 def _restore(folder: Path, method: SwAV, optimizer: torch.optim.Optimizer, place: distributed.Ranks) -> int:
@@ -275,6 +287,7 @@ def _hand_off(config: PretrainConfig, target: Path, backbone: Any, step: int) ->
         "mean": json.dumps(config.views.mean),
         "std": json.dumps(config.views.std),
         "data": config.data.path,
+        "data_sha256": read_manifest(config.data.path).sha256,
         "config_hash": configs.config_hash(config),
     }
     backbones.save_backbone(target, backbone, metadata)

@@ -110,7 +110,7 @@ def test_schedule_of_the_paper():
     assert max(rates) == pytest.approx(4.8)
     assert rates[1000 + 9500] == pytest.approx((4.8 + 0.0048) / 2)
     assert rates[-1] == pytest.approx(0.0048, abs=1e-4)
-    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert all(a > b - 1e-9 for a, b in itertools.pairwise(rates[999:]))
 
 
 def test_schedule_without_warmup_starts_at_the_top():

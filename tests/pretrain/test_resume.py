@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.beton import Beton, write_beton
 from pretrain.log import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -117,8 +118,24 @@ def test_finished_run_ends_at_once_and_other_settings_are_refused(beton_path, tm
     environment = json.loads((output / "environment.json").read_text())
     assert environment["packages"]["torch"]
     config.write_text(CONFIG)
-    process = start(config, beton_path, output, 1)
-    text, _ = process.communicate()
+    refused(start(config, beton_path, output, 1), "holds a run with other settings")
+
+
+def test_data_that_changed_under_a_run_is_refused(beton_path, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG.replace("epochs: 24", "epochs: 1"))
+    data = tmp_path / "set.beton"
+    jpegs = [Beton(beton_path).jpeg(i) for i in range(96)]
+    for rows in (range(96), range(32)):
+        write_beton(data, jpegs[: len(rows)], rows, rows)
+        process = start(config, data, tmp_path / "run", 1)
+        if len(rows) == 96:
+            finish(process)
+    refused(process, "holds a run with other data")
+
+
+def refused(process: subprocess.Popen, reason: str) -> None:
+    text, _ = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "holds a run with other settings" in text
+    assert reason in text
     assert text.count("\n") == 1
