@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -64,7 +65,21 @@ def save_backbone(path: Path, backbone: ResNet, metadata: Mapping[str, str]) -> 
     """Write the weights (contiguous, on the CPU) and ``metadata`` (text to text), atomically."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
     with atomic_write(path) as file:
-        file.write(save(tensors, dict(metadata)))
+        file.write(_with_sorted_header(save(tensors, dict(metadata))))
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """The same safetensors file with its metadata in alphabetical order.
+
+    The library writes them in the order of a hash map, which differs from process to process: equal backbones
+    would be unequal files.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def load(path: str | Path) -> tuple[ResNet, dict[str, str]]:

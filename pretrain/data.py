@@ -6,7 +6,6 @@ resumes from the step number alone and the global batch does not depend on the n
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from configs import Config, ConfigError
 from data_prep.beton import Beton
+from pretrain.distributed import Ranks
 
 Indices = npt.NDArray[np.int64]
 
@@ -34,7 +34,9 @@ class DataConfig(Config):
         description="ffcv is 4 times faster; pillow needs no compiled package. Their pixels differ by a few grey "
         "levels, so a run keeps the one it began with",
     )
-    workers: int = Field(0, ge=0, description="decoding threads; 0 = the cores of this process, at most 8")
+    workers: int = Field(
+        0, ge=0, description="decoding threads; 0 = this rank's share of the cores, at most 8"
+    )
 
 
 class Batch(NamedTuple):
@@ -63,11 +65,11 @@ class Batches:
     ``world`` equal slices. The last, incomplete batch of an epoch is dropped.
     """
 
-    def __init__(
-        self, config: DataConfig, *, batch_size: int, seed: int, rank: int, world: int, device: torch.device
-    ) -> None:
-        if batch_size % world:
-            raise ConfigError(f"batch_size: {batch_size} is not a multiple of the {world} ranks; change one")
+    def __init__(self, config: DataConfig, place: Ranks, *, batch_size: int, seed: int) -> None:
+        if batch_size % place.world:
+            raise ConfigError(
+                f"batch_size: {batch_size} is not a multiple of the {place.world} ranks; change one"
+            )
         beton = Beton(config.path)
         self.count = len(beton)
         self.steps_per_epoch = self.count // batch_size
@@ -75,28 +77,28 @@ class Batches:
             raise ConfigError(
                 f"batch_size: {batch_size} is more than the {self.count} pictures of {config.path}"
             )
-        self._batch_size, self._seed, self._rank, self._world = batch_size, seed, rank, world
-        self._device = device
-        workers = config.workers or min(8, len(os.sched_getaffinity(0)))
+        self._place, self._seed = place, seed
+        self._batch_size, self._rank_batch = batch_size, batch_size // place.world
+        workers = config.workers or min(8, place.cores)
         decoder = FFCVDecoder if config.decoder == "ffcv" else PillowDecoder
-        self._decoder: Decoder = decoder(beton, batch_size // world, workers)
+        self._decoder: Decoder = decoder(beton, self._rank_batch, workers)
 
     def from_step(self, step: int) -> Iterator[Batch]:
         """Batches of ``step``, ``step + 1``, ... without end."""
         epoch, first = divmod(step, self.steps_per_epoch)
         while True:
             order = self._share(epoch_order(self._seed, epoch, self.count))[first:].reshape(-1)
-            size = self._batch_size // self._world
+            size = self._rank_batch
             for i, images in enumerate(self._decoder.epoch(order, size)):
                 # A copy in any case: the decoder goes on to overwrite its buffer.
-                copied = images.to(self._device, non_blocking=True, copy=True)
+                copied = images.to(self._place.device, non_blocking=True, copy=True)
                 yield Batch(copied, order[i * size : (i + 1) * size])
             epoch, first = epoch + 1, 0
 
     def _share(self, order: Indices) -> Indices:
         """(steps, B / world): what this rank reads at each step of the epoch."""
         whole = order[: self.steps_per_epoch * self._batch_size]
-        return whole.reshape(self.steps_per_epoch, self._world, -1)[:, self._rank]
+        return whole.reshape(self.steps_per_epoch, self._place.world, -1)[:, self._place.rank]
 
 
 class PillowDecoder:

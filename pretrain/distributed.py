@@ -29,6 +29,11 @@ class Ranks:
     device: torch.device
 
     @property
+    def cores(self) -> int:
+        """Cores for each process of this node, at least 1."""
+        return max(1, len(os.sched_getaffinity(0)) // self.local_world)
+
+    @property
     def is_main(self) -> bool:
         """Whether this process writes the run's files."""
         return self.rank == 0

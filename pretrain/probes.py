@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from data_prep.beton import Beton, read_labels
 from pydantic import Field
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
@@ -14,6 +13,7 @@ from torch import Tensor
 from torchvision.models.resnet import ResNet
 
 from configs import Config, ConfigError
+from data_prep.beton import Beton, read_labels
 from pretrain.views import ViewsConfig
 
 
@@ -79,7 +79,7 @@ def _small_images(beton: Beton, rows: npt.NDArray[np.int64], size: int, views: V
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (views.mean, views.std))
     small = []
     for row in rows:
-        picture = torch.from_numpy(beton.image(int(row))).permute(2, 0, 1)[None]
+        picture = torch.tensor(beton.image(int(row))).permute(2, 0, 1)[None]
         resized = F.interpolate(picture, (size, size), mode="bilinear", antialias=True)[0]
         small.append((resized.float() / 255 - mean) / std)
     return torch.stack(small)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -76,16 +75,9 @@ def train(config: PretrainConfig) -> Path:
         _log.info("%s is finished", folder)
         return target
     with distributed.ranks(config.device) as place:
-        batches = Batches(
-            config.data,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            rank=place.rank,
-            world=place.world,
-            device=place.device,
-        )
+        batches = Batches(config.data, place, batch_size=config.batch_size, seed=config.seed)
         if place.device.type == "cpu":  # after FFCV, which changes it for the whole process
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_world))
+            torch.set_num_threads(place.cores)
         method = _build(config, place)
         optimizer = make_optimizer(method.parameters(), config.optimizer, config.schedule.lr)
         step = _restore(folder, method, optimizer, place)
@@ -288,6 +280,6 @@ def _hand_off(config: PretrainConfig, target: Path, backbone: Any, step: int) ->
         "std": json.dumps(config.views.std),
         "data": config.data.path,
         "data_sha256": read_manifest(config.data.path).sha256,
-        "config_hash": configs.config_hash(config),
+        "config_hash": configs.config_hash(config, _FREE_FIELDS),
     }
     backbones.save_backbone(target, backbone, metadata)

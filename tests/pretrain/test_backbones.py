@@ -1,5 +1,8 @@
 """The hand-off file in torchvision and timm, with the very lines that the README shows."""
 
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -57,6 +60,21 @@ def test_a_narrow_backbone_round_trips(tmp_path):
     loaded, _ = backbones.load(tmp_path / "b.safetensors")
     x = torch.randn(2, 3, 48, 48)
     assert torch.equal(loaded.eval()(x), backbone.eval()(x))
+
+
+def test_equal_backbones_are_equal_files(tmp_path):
+    """In several processes: safetensors alone orders its metadata by a random hash."""
+    program = (
+        "import sys; from pathlib import Path; from pretrain import backbones;"
+        "backbones.save_backbone(Path(sys.argv[1]), backbones.random('resnet18', 0.125, 0),"
+        " {'architecture': 'resnet18', 'width': '0.125', 'a': '1', 'b': '2', 'c': '3', 'd': '4'})"
+    )
+    paths = [tmp_path / f"{i}.safetensors" for i in range(2)]
+    for path in paths:
+        subprocess.run([sys.executable, "-c", program, str(path)], check=True)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    _, metadata = backbones.load(paths[0])
+    assert metadata == {"architecture": "resnet18", "width": "0.125", "a": "1", "b": "2", "c": "3", "d": "4"}
 
 
 def test_width_one_is_torchvision():

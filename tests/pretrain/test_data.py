@@ -9,13 +9,13 @@ import torch
 from configs import ConfigError
 from data_prep.beton import Beton
 from pretrain.data import Batches, DataConfig, epoch_order
+from pretrain.distributed import Ranks
 
 
 def batches(path, *, decoder="pillow", batch_size=16, seed=0, rank=0, world=1):
     config = DataConfig(path=str(path), decoder=decoder, workers=1)
-    return Batches(
-        config, batch_size=batch_size, seed=seed, rank=rank, world=world, device=torch.device("cpu")
-    )
+    place = Ranks(rank, world, rank, world, torch.device("cpu"))
+    return Batches(config, place, batch_size=batch_size, seed=seed)
 
 
 def take(iterator, count):

@@ -17,7 +17,7 @@ from pretrain.log import read_metrics
 ROOT = Path(__file__).parents[2]
 KILLS = 3
 CONFIG = """
-epochs: 24
+epochs: 16
 batch_size: 16
 device: cpu
 views:
@@ -109,7 +109,7 @@ def test_killed_runs_end_with_the_same_weights(beton_path, tmp_path, world):
 
 def test_finished_run_ends_at_once_and_other_settings_are_refused(beton_path, tmp_path):
     config = tmp_path / "config.yaml"
-    config.write_text(CONFIG.replace("epochs: 24", "epochs: 1"))
+    config.write_text(CONFIG.replace("epochs: 16", "epochs: 1"))
     output = tmp_path / "run"
     finish(start(config, beton_path, output, 1))
     before = (output / "backbone.safetensors").stat().st_mtime_ns
@@ -123,7 +123,7 @@ def test_finished_run_ends_at_once_and_other_settings_are_refused(beton_path, tm
 
 def test_data_that_changed_under_a_run_is_refused(beton_path, tmp_path):
     config = tmp_path / "config.yaml"
-    config.write_text(CONFIG.replace("epochs: 24", "epochs: 1"))
+    config.write_text(CONFIG.replace("epochs: 16", "epochs: 1"))
     data = tmp_path / "set.beton"
     jpegs = [Beton(beton_path).jpeg(i) for i in range(96)]
     for rows in (range(96), range(32)):
