@@ -25,7 +25,7 @@ precision: float32
 # pillow: four processes that each compile FFCV would take longer than the training
 data: {path: runs/photos/set.beton, decoder: pillow}
 views:
-  crops: [{count: 2, size: 32, scale: [0.3, 1.0]}, {count: 2, size: 16, scale: [0.1, 0.3]}]
+  crops: [{count: 2, size: 32, scale: [0.3, 1.0]}, {count: 2, size: 24, scale: [0.1, 0.3]}]
 backbone: {architecture: resnet18, width: 0.25}
 method: {prototypes: 20, hidden_dim: 32, projection_dim: 16}
 optimizer: {name: sgd}
