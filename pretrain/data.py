@@ -31,8 +31,8 @@ class DataConfig(Config):
     path: str = Field(description="a .beton written by data_prep")
     decoder: Literal["ffcv", "pillow"] = Field(
         "ffcv",
-        description="ffcv is 4 times faster; pillow needs no compiled package. Their pixels differ by a few grey "
-        "levels, so a run keeps the one it began with",
+        description="ffcv is a fifth faster a thread (benchmarks/input.py); pillow needs no compiled package. Their "
+        "pixels differ by a few grey levels, so a run keeps the one it began with",
     )
     workers: int = Field(
         0, ge=0, description="decoding threads; 0 = this rank's share of the cores, at most 8"
