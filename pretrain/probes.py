@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -36,6 +38,8 @@ class KNNProbe:
     """Accuracy, or R² averaged over the label's columns, of cosine k-NN from one half to the other."""
 
     def __init__(self, config: ProbeConfig, views: ViewsConfig) -> None:
+        if not Path(config.data).exists():
+            raise ConfigError(f"probe.data: {config.data} does not exist; run data_prep or write probe=null")
         beton = Beton(config.data)
         labels = read_labels(config.data)
         if config.column not in labels.column_names:

@@ -70,7 +70,8 @@ def train(config: PretrainConfig) -> Path:
     """Run or go on with ``config``; returns the path of the finished ``backbone.safetensors``."""
     folder = Path(config.output)
     target = folder / "backbone.safetensors"
-    _claim(config, folder)
+    identity = _identity(config)
+    _refuse_other_run(folder, identity)
     if target.exists():
         _log.info("%s is finished", folder)
         return target
@@ -84,6 +85,9 @@ def train(config: PretrainConfig) -> Path:
         if place.is_main:
             with atomic_write(folder / "config.yaml", "w") as file:
                 file.write(configs.dump(config))
+            write_json(
+                folder / "run.json", identity
+            )  # not earlier: a refused config must not claim the folder
             write_json(folder / "environment.json", environment.record())
         _loop(config, folder, place, batches, method, optimizer, step)
         if place.is_main:
@@ -209,25 +213,23 @@ def _refuse_non_finite(loss: Tensor, folder: Path, step: int, rank: int, rows: I
 # --- state on disk -------------------------------------------------------------------------------------------
 
 
-def _claim(config: PretrainConfig, folder: Path) -> None:
-    """Note in ``run.json`` what decides the weights: the settings and the bytes of the data.
-
-    Raises:
-        ConfigError: if the folder holds a run that was started with others.
-    """
+def _identity(config: PretrainConfig) -> dict[str, str]:
+    """What decides the weights: the settings and the bytes of the data. Kept in the run's ``run.json``."""
     if not Path(config.data.path).exists():
         raise ConfigError(f"data.path: {config.data.path} does not exist; run data_prep first")
-    note = {
+    return {
         "settings": configs.config_hash(config, _FREE_FIELDS),
         "data_sha256": read_manifest(config.data.path).sha256,
     }
+
+
+def _refuse_other_run(folder: Path, identity: dict[str, str]) -> None:
     path = folder / "run.json"
     if not path.exists():
-        write_json(path, note)
         return
     started = json.loads(path.read_text())
     for name, what in (("settings", "other settings (see its config.yaml)"), ("data_sha256", "other data")):
-        if started[name] != note[name]:
+        if started[name] != identity[name]:
             raise ConfigError(f"{folder} holds a run with {what}; choose another output=... or delete it")
 
 

@@ -30,6 +30,7 @@ def pretrain(*arguments: str) -> tuple[int, str]:
         ("epoch=3", "epoch: unknown key; did you mean 'epochs'?"),
         ("epochs=many", 'epochs: input should be a valid integer, found the text "many"'),
         ("data.path=nowhere/set.beton", "data.path: nowhere/set.beton does not exist; run data_prep first"),
+        ("batch_size=97", "batch_size: 97 is more than the 96 pictures"),
         ("device=cuda", "device: 'cuda', but torch sees no GPU here; write device=cpu"),
     ],
 )
@@ -43,6 +44,15 @@ def test_one_line_that_says_what_to_do(beton_path, tmp_path, override, says):
     assert code == 2
     assert says in errors
     assert errors.count("\n") == 1
+    assert not (tmp_path / "run").exists(), "a refused config must not claim the folder"
+
+
+def test_missing_probe_data_is_one_line(beton_path, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(CONFIG + "probe: {data: nowhere.beton, column: pose}\n")
+    code, errors = pretrain(str(config), f"output={tmp_path / 'run'}", f"data.path={beton_path}")
+    assert code == 2
+    assert "probe.data: nowhere.beton does not exist; run data_prep or write probe=null" in errors
 
 
 def test_missing_config_file():
