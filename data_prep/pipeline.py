@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 from configs import config_hash, dump
 from data_prep import crop, detect, listing
@@ -15,7 +14,7 @@ from data_prep.files import Commit, atomic_write, digest, write_json
 from data_prep.sources import Source
 from data_prep.sources.folder import Folder
 from data_prep.sources.synthetic import Synthetic, SyntheticSourceConfig
-from data_prep.stage import Shard, Stage, run
+from data_prep.stage import Shard, Stage, run, unfinished
 from data_prep.tables import read_shard
 
 STAGES = ("list", "detect", "crop", "write", "report")
@@ -92,13 +91,37 @@ class Pipeline:
 
     def report(self) -> None:
         """report/index.html and report/summary.json."""
-        manifest = read_manifest(self.config.output / "set.beton")
-        faces = [commit.sha256 for commit in self.faces.commits(len(self.shards))]
-        inputs = digest([REPORT_VERSION, manifest.sha256, faces])
-        if not _is_current(self.config.output / "report" / "summary.json", inputs):
+        if not self._report_is_current():
             from data_prep.report import write_report  # a second of imports: only where needed
 
-            write_report(self, inputs)
+            write_report(self, self._report_inputs())
+
+    def finished(self) -> bool:
+        """Whether all stages are done: running them would change nothing. Raises as running them would."""
+        if unfinished(self.images, self.shards) or unfinished(self.faces, self._after(self.images)):
+            return False
+        if unfinished(self.crops, self._after(self.images, self.faces)):
+            return False
+        return self._set_is_current() and self._report_is_current()
+
+    def _set_is_current(self) -> bool:
+        from data_prep.write import inputs_hash
+
+        path = self.config.output / "set.beton"
+        crops = self.crops.commits(len(self.shards))
+        return path.with_suffix(".json").exists() and (
+            read_manifest(path).inputs == inputs_hash(crops, self.source.label_name)
+        )
+
+    def _report_inputs(self) -> str:
+        manifest = read_manifest(self.config.output / "set.beton")
+        faces = [commit.sha256 for commit in self.faces.commits(len(self.shards))]
+        return digest([REPORT_VERSION, manifest.sha256, faces])
+
+    def _report_is_current(self) -> bool:
+        """Does the report on disk show exactly this?"""
+        summary = self.config.output / "report" / "summary.json"
+        return summary.exists() and json.loads(summary.read_bytes())["inputs"] == self._report_inputs()
 
     def source_note(self) -> SourceNote:
         """What the manifest and the report say about the source."""
@@ -151,6 +174,6 @@ def open_source(config: DataPrepConfig) -> Source:
     return Folder(config.source, config.shard_size)
 
 
-def _is_current(summary: Path, inputs: str) -> bool:
-    """Does the report on disk show exactly this?"""
-    return summary.exists() and json.loads(summary.read_bytes())["inputs"] == inputs
+def finished(config: DataPrepConfig) -> bool:
+    """Whether everything that ``config`` asks for is there."""
+    return Pipeline(config).finished()

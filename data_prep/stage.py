@@ -71,10 +71,7 @@ def run(stage: Stage, shards: Sequence[Shard], *, workers: int, retry_failed: bo
     Raises:
         ConfigError: a shard on disk was made differently; the message names the field and the mend.
     """
-    surplus = shard_paths(stage.folder, len(shards))[1]
-    if surplus.exists():
-        raise ConfigError(f"{surplus}: the source had more pictures when this was made; {_mend(stage)}")
-    todo = [shard for shard in shards if _needs_work(stage, shard, retry_failed)]
+    todo = unfinished(stage, shards, retry_failed)
     if todo:
         total = sum(shard.size for shard in shards)
         done = total - sum(shard.size for shard in todo)
@@ -83,6 +80,14 @@ def run(stage: Stage, shards: Sequence[Shard], *, workers: int, retry_failed: bo
             busy = _sweep(stage, todo, workers, retry_failed, wait=False, bar=bar)
             _sweep(stage, busy, workers, retry_failed, wait=True, bar=bar)
     return stage.commits(len(shards))
+
+
+def unfinished(stage: Stage, shards: Sequence[Shard], retry_failed: bool = False) -> list[Shard]:
+    """The shards that :func:`run` would do; raises as it does."""
+    surplus = shard_paths(stage.folder, len(shards))[1]
+    if surplus.exists():
+        raise ConfigError(f"{surplus}: the source had more pictures when this was made; {_mend(stage)}")
+    return [shard for shard in shards if _needs_work(stage, shard, retry_failed)]
 
 
 def _needs_work(stage: Stage, shard: Shard, retry_failed: bool) -> bool:

@@ -35,7 +35,7 @@ def write_set(
         ConfigError: there is no crop, or the set on disk was made from others.
     """
     path = output / "set.beton"
-    inputs = digest([VERSION, label_name, [commit.sha256 for commit in commits]])
+    inputs = inputs_hash(commits, label_name)
     mark = path.with_suffix(".json")
     if mark.exists():
         manifest = read_manifest(path)
@@ -70,6 +70,11 @@ def write_set(
         inputs=inputs,
         face_size=_face_size(table["face_size"].to_numpy()),
     )
+
+
+def inputs_hash(commits: list[Commit], label_name: str) -> str:
+    """What the manifest of a set made from these crops says in ``inputs``."""
+    return digest([VERSION, label_name, [commit.sha256 for commit in commits]])
 
 
 def _good(crops: pa.Table) -> pa.Table:

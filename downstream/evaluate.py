@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configs import ConfigError, config_hash, dump, environment
+from configs import ConfigError, dump, environment
 from data_prep.beton import Beton
 from data_prep.files import atomic_write, sha256_file, write_json
 from downstream.compare import compare
@@ -21,7 +20,7 @@ from downstream.features import Network, load_network, read_pictures
 from downstream.labelled import LabelledSet, check_disjoint, open_labelled
 from downstream.matrix import Bench, Cell, Prediction, predict_row
 from downstream.regimes import Split, fixed_split, make_split
-from downstream.results import Data, Metrics, Row, read_metrics
+from downstream.results import Data, Metrics, Row, finished, inputs_hash, read_metrics, weights
 from downstream.tasks import TASKS, Task
 from downstream.tasks.task import Array
 from pretrain.backbones import feature_dim
@@ -35,6 +34,8 @@ def evaluate(cfg: DownstreamConfig) -> Metrics:
     Raises:
         ConfigError: if a file is missing, labels cannot be used, or a person is in both sets.
     """
+    if finished(cfg):
+        return read_metrics(cfg.output)
     started = time.monotonic()
     device = choose_device(cfg.device)
     labelled = open_labelled(cfg.data, [TASKS[name] for name in cfg.tasks])
@@ -43,10 +44,7 @@ def evaluate(cfg: DownstreamConfig) -> Metrics:
         for row in cfg.initialisations
         if not isinstance(row, Pixels)
     }
-    inputs = _inputs(cfg, labelled)
-    output = Path(cfg.output)
-    if (output / "metrics.json").exists() and (done := read_metrics(output)).inputs == inputs:
-        return done
+    inputs = inputs_hash(cfg)  # of the files that were read, should they change meanwhile
     disjoint = check_disjoint(labelled, cfg.pretrain_data) if cfg.pretrain_data else None
     split = _split(cfg, labelled)
     bench = _bench(cfg, labelled, split, networks, device)
@@ -78,13 +76,6 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: 'cuda' was asked for but torch sees no GPU; set device=cpu or auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _inputs(cfg: DownstreamConfig, labelled: LabelledSet) -> str:
-    """Hash of all that decides the figures; the device and the place of the output do not."""
-    parts = [config_hash(cfg, exclude={"output", "device"}), labelled.manifest.sha256]
-    parts += [sha256_file(path) for row in cfg.initialisations if (path := _source(row))]
-    return hashlib.sha256("/".join(parts).encode()).hexdigest()[:16]
 
 
 def _bench(
@@ -141,12 +132,6 @@ def _refuse_constant(task: Task, labels: Array) -> None:
         )
 
 
-def _source(row: Initialisation) -> str | None:
-    if isinstance(row, Pixels):
-        return None
-    return row.path if isinstance(row, Checkpoint) else row.like
-
-
 def _data(
     cfg: DownstreamConfig, labelled: LabelledSet, stored: Split, bench: Bench, disjoint: bool | None
 ) -> Data:
@@ -179,7 +164,8 @@ def _row(row: Initialisation, network: Network | None) -> Row:
             image_size=row.size,
         )
     assert network is not None
-    source = row.path if isinstance(row, Checkpoint) else row.like
+    source = weights(row)
+    assert source is not None
     return Row(
         name=row.name,
         kind=row.kind,

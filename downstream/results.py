@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
 import pydantic
 
-from configs import Config, ConfigError
-from downstream.config import Mode, TaskName
+from configs import Config, ConfigError, config_hash
+from data_prep.beton import read_manifest
+from data_prep.files import sha256_file
+from downstream.config import Checkpoint, DownstreamConfig, Initialisation, Mode, Pixels, TaskName
 
 
 class Measurement(Config):
@@ -200,3 +203,27 @@ def read_metrics(run: str | Path) -> Metrics:
         raise ConfigError(f"{path} does not exist; run 'python -m downstream CONFIG' first") from None
     except pydantic.ValidationError as error:
         raise ConfigError(f"{path}: {error.errors()[0]['msg']}; delete it and evaluate again") from None
+
+
+def inputs_hash(cfg: DownstreamConfig) -> str:
+    """Hash of all that decides the figures: settings, data, weights; not the device or the output's place."""
+    parts = [config_hash(cfg, exclude={"output", "device"}), read_manifest(cfg.data).sha256]
+    parts += [sha256_file(path) for row in cfg.initialisations if (path := weights(row))]
+    return hashlib.sha256("/".join(parts).encode()).hexdigest()[:16]
+
+
+def weights(row: Initialisation) -> str | None:
+    """The file that a row of the comparison is made from, if any."""
+    if isinstance(row, Pixels):
+        return None
+    return row.path if isinstance(row, Checkpoint) else row.like
+
+
+def finished(cfg: DownstreamConfig) -> bool:
+    """Whether exactly this evaluation is on disk."""
+    if not (Path(cfg.output) / "metrics.json").exists():
+        return False
+    sources = [path for row in cfg.initialisations if (path := weights(row))]
+    if not all(Path(path).exists() for path in (cfg.data, *sources)):
+        return False
+    return read_metrics(cfg.output).inputs == inputs_hash(cfg)

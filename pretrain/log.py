@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from data_prep.files import atomic_write
@@ -25,6 +24,8 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, *, step: int, total_steps: int, batch_size: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # here: who only reads metrics.jsonl needs no torch
+
         self._path = folder / "metrics.jsonl"
         self._batch_size = batch_size
         rows = [row for row in read_metrics(self._path) if row["step"] <= step]

@@ -9,8 +9,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from sklearn.metrics import accuracy_score, r2_score
-from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from torch import Tensor
 from torchvision.models.resnet import ResNet
 
@@ -65,6 +63,10 @@ class KNNProbe:
 
 def knn_score(features: npt.NDArray[np.float32], labels: npt.NDArray[np.generic], neighbours: int) -> float:
     """k-NN from the even rows to the odd rows: accuracy for whole-number labels, else R²."""
+    # Here: it takes a second and a half to import, and most commands do not come this far.
+    from sklearn.metrics import accuracy_score, r2_score
+    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
     train, test = slice(0, None, 2), slice(1, None, 2)
     classify = np.issubdtype(labels.dtype, np.integer)
     model = (KNeighborsClassifier if classify else KNeighborsRegressor)(neighbours)

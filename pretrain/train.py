@@ -70,11 +70,10 @@ def train(config: PretrainConfig) -> Path:
     """Run or go on with ``config``; returns the path of the finished ``backbone.safetensors``."""
     folder = Path(config.output)
     target = folder / "backbone.safetensors"
-    identity = _identity(config)
-    _refuse_other_run(folder, identity)
-    if target.exists():
+    if finished(config):
         _log.info("%s is finished", folder)
         return target
+    identity = _identity(config)
     with distributed.ranks(config.device) as place:
         batches = Batches(config.data, place, batch_size=config.batch_size, seed=config.seed)
         if place.device.type == "cpu":  # after FFCV, which changes it for the whole process
@@ -94,6 +93,13 @@ def train(config: PretrainConfig) -> Path:
             _hand_off(config, target, method.backbone, batches.steps_per_epoch * config.epochs)
         distributed.barrier()
     return target
+
+
+def finished(config: PretrainConfig) -> bool:
+    """Whether the backbone of exactly this run is there; another run's folder is refused."""
+    folder = Path(config.output)
+    _refuse_other_run(folder, _identity(config))
+    return (folder / "backbone.safetensors").exists()
 
 
 def _build(config: PretrainConfig, place: distributed.Ranks) -> SwAV:

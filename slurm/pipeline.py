@@ -56,8 +56,7 @@ class Pipeline(Config):
 def run(path: str, overrides: Sequence[str], cluster: str | None, dry_run: bool) -> int:
     """Run or queue the pipeline at ``path``; the exit code.
 
-    Every stage is started each time: what is done already is known to the stage alone, which then ends at
-    once.
+    A stage whose output is there and up to date is passed over.
 
     Args:
         path: The pipeline file.
@@ -86,17 +85,29 @@ def run(path: str, overrides: Sequence[str], cluster: str | None, dry_run: bool)
 def _queue(pipeline: Pipeline, plans: Sequence[Submission]) -> int:
     ids: dict[str, str] = {}
     for step, plan in zip(pipeline.stages, plans, strict=True):
-        ids[step.name] = plan.behind([ids[name] for name in step.after]).send().job_id
+        before = [ids[name] for name in step.after if name in ids]
+        if not before and _passed_over(plan):
+            continue
+        ids[step.name] = plan.behind(before).send().job_id
         print(f"{step.name}: job {ids[step.name]}, run {plan.run}")
     return cli.DONE
 
 
 def _run_here(plans: Sequence[Submission]) -> int:
     for plan in plans:
+        if _passed_over(plan):
+            continue
         if reason := follow(plan.send(), plan.name):
             print(f"stage {plan.name}: {reason}\nthe stages after it were not started", file=sys.stderr)
             return cli.FAILED
     return cli.DONE
+
+
+def _passed_over(plan: Submission) -> bool:
+    """Whether there is nothing to do for ``plan``; says so."""
+    if done := plan.stage.is_finished(plan.config):
+        print(f"{plan.name}: finished already, {plan.run}")
+    return done
 
 
 def _plan(step: Step, extra: Sequence[str], cluster: str | None) -> Submission:

@@ -18,6 +18,12 @@ def _output(config: Any) -> Path:
     return Path(config.output)
 
 
+def _named(reference: str) -> Any:
+    """The object behind ``module:name``."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 @dataclass(frozen=True)
 class Stage:
     """One room's command line, by name: submitting needs its schema only."""
@@ -26,6 +32,8 @@ class Stage:
     """``python -m ROOM``."""
     schema: str
     """``module:class`` of its config."""
+    finished: str = ""
+    """``module:function`` that tells for a config whether its output is there; empty: quick, so always run."""
     command: tuple[str, ...] = ()
     """Words before the config."""
     inputs: tuple[str, ...] = ()
@@ -39,11 +47,12 @@ class Stage:
 
     def load(self, config: str, overrides: Sequence[str]) -> Config:
         """The checked config."""
-        module, _, name = self.schema.partition(":")
-        loaded: Config = configs.load(
-            config, overrides, schema=getattr(importlib.import_module(module), name)
-        )
+        loaded: Config = configs.load(config, overrides, schema=_named(self.schema))
         return loaded
+
+    def is_finished(self, config: Config) -> bool:
+        """Whether running the stage would change nothing."""
+        return bool(self.finished) and bool(_named(self.finished)(config))
 
     def require_inputs(self, config: Config, source: str) -> None:
         """Refuse a stage whose data is not there yet.
@@ -73,9 +82,22 @@ class Stage:
 
 
 STAGES = {
-    "data_prep": Stage("data_prep", "data_prep.config:DataPrepConfig"),
-    "pretrain": Stage("pretrain", "pretrain.train:PretrainConfig", inputs=("data.path",), distributed=True),
-    "downstream": Stage("downstream", "downstream.config:DownstreamConfig", inputs=("data",)),
+    "data_prep": Stage(
+        "data_prep", "data_prep.config:DataPrepConfig", finished="data_prep.pipeline:finished"
+    ),
+    "pretrain": Stage(
+        "pretrain",
+        "pretrain.train:PretrainConfig",
+        finished="pretrain.train:finished",
+        inputs=("data.path",),
+        distributed=True,
+    ),
+    "downstream": Stage(
+        "downstream",
+        "downstream.config:DownstreamConfig",
+        finished="downstream.results:finished",
+        inputs=("data",),
+    ),
     "report": Stage(
         "downstream",
         "downstream.config:ReportConfig",

@@ -18,7 +18,7 @@ from data_prep.beton import read_labels
 from downstream.config import DownstreamConfig, ReportConfig
 from downstream.evaluate import evaluate
 from downstream.report import sentence, write_report
-from downstream.results import Metrics, Results, read_metrics
+from downstream.results import Metrics, Results, finished, read_metrics
 from downstream.summary import write_results_markdown
 from downstream.tables import lines, number, terminal_table
 from downstream.tasks import TASKS
@@ -111,7 +111,9 @@ def test_a_second_run_is_a_no_op_and_a_changed_one_is_not(run: tuple[DownstreamC
     before = path.stat().st_mtime_ns
     assert evaluate(cfg) == metrics
     assert path.stat().st_mtime_ns == before
+    assert finished(cfg)
     changed = cfg.model_copy(update={"tasks": ("pose",), "modes": ("frozen",), "finetune": cfg.finetune})
+    assert not finished(changed)
     assert evaluate(changed.model_copy(update={"output": cfg.output + "-2"})).inputs != metrics.inputs
 
 

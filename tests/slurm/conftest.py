@@ -24,7 +24,10 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """
     monkeypatch.syspath_prepend(str(HERE))
     schema = "tiny_stage:TinyConfig"
-    one, many = (Stage("tiny_stage", schema, inputs=("data",), distributed=d) for d in (False, True))
+    one, many = (
+        Stage("tiny_stage", schema, finished="tiny_stage:finished", inputs=("data",), distributed=distributed)
+        for distributed in (False, True)
+    )
     monkeypatch.setitem(stages.STAGES, "data_prep", one)
     monkeypatch.setitem(stages.STAGES, "pretrain", many)
     monkeypatch.chdir(tmp_path)

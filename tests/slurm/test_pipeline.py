@@ -35,6 +35,17 @@ def test_stages_run_in_order_with_their_output(chain: list[str], capfd: pytest.C
     assert all((Path(run) / "rank_0.json").exists() for run in ("photos", "swav", "end"))
 
 
+def test_only_what_is_missing_runs(chain: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["pipeline", *chain, "--local"]) == 0
+    Path("swav/rank_0.json").unlink()
+    capfd.readouterr()
+    assert main(["pipeline", *chain, "--local"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert (lines[0], lines[-1]) == ("photos: finished already, photos", "end: finished already, end")
+    assert Path("swav/rank_0.json").exists()
+    assert [len(list(Path(run, "logs").iterdir())) for run in ("photos", "swav", "end")] == [1, 2, 1]
+
+
 def test_a_failed_stage_stops_the_chain(chain: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["pipeline", *chain, "--local", "swav.fail=true"]) == 1
     message = capfd.readouterr().err

@@ -94,11 +94,9 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"}
 
 
-def test_submitting_returns_at_once_and_prints_the_id_last(tiny: list[str]) -> None:
-    start = time.monotonic()
-    command = _command("submit", "data_prep", *tiny, "lines=20", "seconds=1", "--local")
+def test_submitting_returns_before_the_job_ends_and_prints_the_id_last(tiny: list[str]) -> None:
+    command = _command("submit", "data_prep", *tiny, "lines=300", "seconds=1", "--local")
     job = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=True).stdout
-    assert time.monotonic() - start < 10, "the job's 20 s keep nobody waiting"
     pid = int(job.splitlines()[-1])
     assert Path(f"/proc/{pid}").exists(), "it outlives its submission"
     os.kill(pid, 2)

@@ -34,6 +34,11 @@ class TinyConfig(configs.Config):
     """All ranks meet and add up their numbers."""
 
 
+def finished(config: TinyConfig) -> bool:
+    """Whether the stage has run."""
+    return (Path(config.output) / "rank_0.json").exists()
+
+
 def main() -> int:
     """Print, meet, and leave ``rank_N.json`` with what this process saw."""
     config = configs.load(sys.argv[-1], schema=TinyConfig)
