@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 from configs import ConfigError, nested_models
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
+STOPPED = 75  # EX_TEMPFAIL: on request; the same command goes on
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -47,7 +48,8 @@ def evaluate(cfg: DownstreamConfig) -> Metrics:
     inputs = inputs_hash(cfg)  # of the files that were read, should they change meanwhile
     disjoint = check_disjoint(labelled, cfg.pretrain_data) if cfg.pretrain_data else None
     split = _split(cfg, labelled)
-    bench = _bench(cfg, labelled, split, networks, device)
+    cells = Path(cfg.output) / "cells" / inputs
+    bench = _bench(cfg, labelled, split, networks, device, cells)
     predictions = {
         row.name: predict_row(row, networks.get(row.name), bench, cfg) for row in cfg.initialisations
     }
@@ -64,6 +66,7 @@ def evaluate(cfg: DownstreamConfig) -> Metrics:
         versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     )
     _write(cfg, bench, predictions, metrics)
+    shutil.rmtree(cells.parent, ignore_errors=True)
     return metrics
 
 
@@ -84,6 +87,7 @@ def _bench(
     stored: Split,
     networks: Mapping[str, Network],
     device: torch.device,
+    cells: Path,
 ) -> Bench:
     tasks = [TASKS[name] for name in cfg.tasks]
     split = stored.only(labelled.rows)
@@ -95,7 +99,8 @@ def _bench(
     for task in tasks:
         _refuse_constant(task, labels[task.name][np.array(split.test_rows)])
     sizes = {row.size if isinstance(row, Pixels) else networks[row.name].size for row in cfg.initialisations}
-    return Bench(tasks, labels, labelled.identities, split, read_pictures(Beton(cfg.data), sizes), device)
+    pictures = read_pictures(Beton(cfg.data), sizes)
+    return Bench(tasks, labels, labelled.identities, split, pictures, device, cells)
 
 
 def _split(cfg: DownstreamConfig, labelled: LabelledSet) -> Split:

@@ -80,7 +80,7 @@ def read_pictures(beton: Beton, sizes: Iterable[int]) -> dict[int, Tensor]:
     """
     parts: dict[int, list[Tensor]] = {size: [] for size in sizes}
     with ThreadPoolExecutor() as pool:
-        for start in tqdm(range(0, len(beton), BATCH), desc="reading pictures", leave=False, disable=None):
+        for start in tqdm(range(0, len(beton), BATCH), desc="reading pictures", leave=False, mininterval=1):
             images = list(pool.map(beton.image, range(start, min(start + BATCH, len(beton)))))
             full = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
             for size, part in parts.items():
@@ -97,7 +97,7 @@ def extract(network: Network, pictures: Tensor, device: torch.device, name: str)
     module = network.module.to(device).eval()
     parts = [
         module(network.normalise(part.to(device))).float().cpu()
-        for part in tqdm(pictures.split(BATCH), desc=f"features of {name}", leave=False, disable=None)
+        for part in tqdm(pictures.split(BATCH), desc=f"features of {name}", leave=False, mininterval=1)
     ]
     return torch.cat(parts).numpy()
 

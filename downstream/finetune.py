@@ -58,7 +58,7 @@ def finetune(
     scale = np.where(scale > 0, scale, 1.0)
     model = _model(network, outputs=labels.shape[1]).to(device).train()
     optimiser, schedule = _optimiser(model, recipe)
-    for step in tqdm(range(recipe.steps), desc=f"fine-tuning {name}", leave=False, disable=None):
+    for step in tqdm(range(recipe.steps), desc=f"fine-tuning {name}", leave=False, mininterval=1):
         picked = batch(len(train), recipe.batch_size, recipe.seed, step)
         moves = draw(recipe, len(picked), step)
         images = network.normalise(augment(train[picked].to(device), moves))

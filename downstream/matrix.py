@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_prep.files import atomic_write
 from downstream.config import DownstreamConfig, Initialisation, Mode, Pixels, Random, TaskName
 from downstream.features import Network, calibrate, extract, pixels
 from downstream.finetune import finetune
@@ -33,6 +36,7 @@ class Bench:
         split: Train and test rows.
         pictures: size -> (M, 3, size, size) uint8.
         device: Where networks run.
+        cells: Folder that keeps the fine-tuned cells until all are there, each a run of minutes.
     """
 
     tasks: Sequence[Task]
@@ -41,6 +45,7 @@ class Bench:
     split: Split
     pictures: Mapping[int, Tensor]
     device: torch.device
+    cells: Path
 
     @property
     def test(self) -> Indices:
@@ -112,6 +117,9 @@ def _finetune(
     name: str, network: Network, task: Task, fraction: float, bench: Bench, cfg: DownstreamConfig
 ) -> Prediction:
     labelled = bench.split.labels(fraction)
+    path = bench.cells / f"{quote(name, safe='')}-{task.name}-{fraction:g}.npy"
+    if path.exists():
+        return Prediction(np.load(path, allow_pickle=False), len(labelled))
     pictures = bench.pictures[network.size]
     values = finetune(
         network,
@@ -123,4 +131,7 @@ def _finetune(
         device=bench.device,
         name=f"{name}, {task.title}, {fraction:.0%} of the labels",
     )
-    return Prediction(values.clip(*task.clip), len(labelled))
+    values = values.clip(*task.clip)
+    with atomic_write(path) as file:
+        np.save(file, values)
+    return Prediction(values, len(labelled))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -12,8 +13,13 @@ from configs import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, train, and print the path of the backbone as the last line."""
-    from pretrain.train import PretrainConfig, train  # torch takes seconds to import: not for a typing error
+    """Parse, train, and print the path of the backbone as the last line.
+
+    Returns:
+        0 when it is finished, 75 when it was asked to stop and the same command will go on.
+    """
+    from pretrain.agreement import StopRequest
+    from pretrain.train import PretrainConfig, train
 
     parser = argparse.ArgumentParser(
         prog="python -m pretrain",
@@ -28,8 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     config = configs.load(arguments.config, arguments.overrides, schema=PretrainConfig)
-    print(train(config))
-    return cli.DONE
+    with StopRequest() as stop:
+        backbone = train(config, stop)
+    if backbone is not None:
+        print(backbone)
+        return cli.DONE
+    logging.info("stopped as asked, with a checkpoint; the same command goes on")
+    if requeue := stop.handler_before():
+        # submitit's, from the main line and not in the middle of a step. It ends the process on the main rank;
+        # on the others it returns, and they must end well, or Slurm would kill the main one at it.
+        requeue(signal.SIGUSR2, None)
+        return cli.DONE
+    return cli.STOPPED
 
 
 if __name__ == "__main__":

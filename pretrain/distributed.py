@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from configs import ConfigError
 
 DeviceName = Literal["auto", "cpu", "cuda"]
+BatchNormRanks = Literal["node", "global"]
 
 
 @dataclass(frozen=True)
@@ -39,27 +41,66 @@ class Ranks:
         return self.rank == 0
 
 
+class LostRankError(RuntimeError):
+    """Another rank has died or hangs."""
+
+
 @contextmanager
-def ranks(device: DeviceName) -> Iterator[Ranks]:
+def ranks(device: DeviceName, traces: str | os.PathLike[str] = ".") -> Iterator[Ranks]:
     """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe.
 
     Without these variables (a plain ``python -m pretrain``) there is one rank and no group.
 
+    Args:
+        device: Where to run.
+        traces: Folder in which NCCL's flight recorder leaves what each rank was at when one is waited for in
+            vain.
+
     Raises:
         ConfigError: if ``device`` is ``cuda`` and there is none.
+        LostRankError: from the body, if the other ranks do not answer within the time-out.
     """
     rank, world, local, local_world = (int(os.environ.get(k, d)) for k, d in _VARIABLES)
     place = _place(device, local)
-    if world > 1:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", rank=rank, world_size=world)
+    if world == 1:
+        yield Ranks(rank, world, local, local_world, place)
+        return
+    for name, value in _FLIGHT_RECORDER.items():
+        os.environ.setdefault(name, value.format(traces=traces))
+    dist.init_process_group(
+        "nccl" if place.type == "cuda" else "gloo", rank=rank, world_size=world, timeout=_START
+    )
     try:
         yield Ranks(rank, world, local, local_world, place)
+    except RuntimeError as error:  # gloo has no class of its own for it
+        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
+            first = str(error).splitlines()[0]
+            raise LostRankError(f"rank {rank} of {world}: another rank has died or hangs ({first})") from None
+        raise
     finally:
-        if world > 1:
-            dist.destroy_process_group()
+        dist.destroy_process_group()
 
 
 _VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
+# Until all ranks have compiled their code and met once.
+_START = timedelta(minutes=30)
+_FLIGHT_RECORDER = {
+    "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+    "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": "{traces}/nccl_trace_rank_",
+}
+
+
+def shorten_timeout(seconds: float) -> None:
+    """From now on wait only so long for the other ranks."""
+    if dist.is_initialized():
+        # Private, but there is no other way, and torch's own trainers (torchtitan) call it.
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), dist.group.WORLD)
+
+
+def world_size() -> int:
+    """Number of ranks."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def _place(device: DeviceName, local_rank: int) -> torch.device:
@@ -110,11 +151,13 @@ def barrier() -> None:
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over all ranks on CPUs, where torch's own SyncBatchNorm refuses to run.
+    """Batch normalisation over the ranks of a group on CPUs, where torch's own SyncBatchNorm refuses to run.
 
-    The gradient flows through the reduced statistics. Equal to one process with the whole batch, up to the
-    order of the sums.
+    The gradient flows through the reduced statistics. Equal to one process with the group's whole batch, up
+    to the order of the sums.
     """
+
+    process_group: dist.ProcessGroup | None = None
 
     def _check_input_dim(self, x: Tensor) -> None:
         pass
@@ -124,10 +167,10 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             return super().forward(x)
         axes = [0, *range(2, x.ndim)]
-        x32 = x.float()
+        x32 = x if x.dtype == torch.float64 else x.float()
         count = x32.new_tensor([x32.numel() / x32.shape[1]])
         sums = torch.cat([x32.sum(axes), (x32 * x32).sum(axes), count])
-        sums = dist_nn.all_reduce(sums)
+        sums = dist_nn.all_reduce(sums, group=self.process_group or dist.group.WORLD)
         total = sums[-1]
         mean, square = (sums[:-1] / total).chunk(2)
         variance = (square - mean * mean).clamp(min=0)
@@ -148,18 +191,28 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.running_var.lerp_(variance, self.momentum)
 
 
-def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every batch norm by one whose statistics span all ranks; nothing to do for one rank."""
-    if not dist.is_initialized():
+def synchronise_batch_norm(module: nn.Module, place: Ranks, over: BatchNormRanks = "global") -> nn.Module:
+    """Replace every batch norm by one whose statistics span the ranks of a node, or all; see SyncBatchNorm."""
+    if place.world == 1:
         return module
-    if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    group = None
+    if over == "node" and place.local_world < place.world:
+        if place.local_world == 1:
+            return module
+        group, _ = dist.new_subgroups(place.local_world)
+    if place.device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
         return converted
+    _replace(module, group)
+    return module
+
+
+def _replace(module: nn.Module, group: dist.ProcessGroup | None) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             synced = SyncBatchNorm(child.num_features, child.eps, child.momentum)
             synced.load_state_dict(child.state_dict())
+            synced.process_group = group
             setattr(module, name, synced)
         else:
-            synchronise_batch_norm(child, device)
-    return module
+            _replace(child, group)

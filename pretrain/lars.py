@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from configs import Config
 
@@ -47,7 +48,12 @@ class LARS(torch.optim.Optimizer):
     For a weight w with gradient g: ``ratio = trust * |w| / (|g| + wd * |w| + eps)``, update direction
     ``ratio * (g + wd * w)``. Where |w| or |g| is zero the raw gradient passes, undecayed and unscaled, as in
     the LARC of the SwAV scripts; a bias that starts at zero therefore takes its first step at full rate.
+
+    Like torch's fused optimisers it leaves everything as it was where ``found_inf`` is 1: a () float32 tensor
+    on the weights' device, which the caller sets before :meth:`step`.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(self, parameters: Iterable[nn.Parameter], config: LARSConfig, lr: float) -> None:
         super().__init__(parameters, {"lr": lr})
@@ -63,17 +69,26 @@ class LARS(torch.optim.Optimizer):
                 self._update(weights, group["lr"])
 
     def _update(self, weights: list[Tensor], lr: float) -> None:
-        config = self.config
+        paper = self.config.variant == "paper"
         updates = self._adapted(weights)
-        if config.variant == "paper":
+        if paper:
             torch._foreach_mul_(updates, lr)
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight]["momentum"] = torch.zeros_like(weight)
-        momenta = [self.state[weight]["momentum"] for weight in weights]
-        torch._foreach_mul_(momenta, config.momentum)
-        torch._foreach_add_(momenta, updates)
-        torch._foreach_add_(weights, momenta, alpha=-1.0 if config.variant == "paper" else -lr)
+        sgd(
+            weights,
+            updates,
+            [self.state[weight]["momentum"] for weight in weights],
+            fused=True,
+            found_inf=self.found_inf,
+            momentum=self.config.momentum,
+            lr=1.0 if paper else lr,
+            weight_decay=0.0,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
 
     def _adapted(self, weights: list[Tensor]) -> list[Tensor]:
         config = self.config
@@ -95,8 +110,8 @@ class LARS(torch.optim.Optimizer):
 def make_optimizer(
     parameters: Iterable[nn.Parameter], config: LARSConfig | SGDConfig, lr: float
 ) -> torch.optim.Optimizer:
-    """The optimiser that ``config`` names, over one group of parameters."""
+    """The optimiser that ``config`` names, over one group of parameters; it obeys ``found_inf`` as LARS does."""
     if isinstance(config, LARSConfig):
         return LARS(parameters, config, lr)
     options: dict[str, Any] = {"momentum": config.momentum, "weight_decay": config.weight_decay}
-    return torch.optim.SGD(parameters, lr=lr, foreach=True, **options)
+    return torch.optim.SGD(parameters, lr=lr, fused=True, **options)

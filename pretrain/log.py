@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -11,9 +14,12 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from data_prep.files import atomic_write
+from data_prep.files import atomic_write, write_json
 
 Row = dict[str, float]
+
+HEARTBEAT_SECONDS = 10
+_WHO = {"host": socket.gethostname(), "pid": os.getpid()}
 
 
 class RunLog:
@@ -35,6 +41,7 @@ class RunLog:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._bar = _progress(step * batch_size, total_steps * batch_size)
         self._since, self._images = time.monotonic(), 0
+        self._beaten = -math.inf
 
     def __enter__(self) -> RunLog:
         return self
@@ -46,10 +53,13 @@ class RunLog:
         self._board.close()
         self._file.close()
 
-    def count_step(self) -> None:
-        """Note one finished step."""
+    def count_step(self, step: int) -> None:
+        """Note that ``step`` steps are done; every ten seconds ``heartbeat.json`` says so to whoever watches."""
         self._images += self._batch_size
         self._bar.update(self._batch_size)
+        if time.monotonic() - self._beaten > HEARTBEAT_SECONDS:
+            self._beaten = time.monotonic()
+            write_json(self._path.with_name("heartbeat.json"), {"step": step, "time": time.time(), **_WHO})
 
     def rate(self) -> float:
         """Images a second since the last row."""

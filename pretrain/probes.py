@@ -1,8 +1,9 @@
-"""Online probes: what the frozen features are worth while the backbone is still being trained."""
+"""Probes: what the frozen features are worth while the backbone is still being trained."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from pretrain.views import ViewsConfig
 
 
 class ProbeConfig(Config):
-    """A k-NN probe on labelled pictures."""
+    """A k-NN and a linear probe on labelled pictures."""
 
     data: str = Field(
         description="a .beton whose set.parquet holds the labels; may be the training set itself"
@@ -32,8 +33,8 @@ class ProbeConfig(Config):
     image_size: int = Field(64, ge=8, description="pixels a side at which the pictures are embedded")
 
 
-class KNNProbe:
-    """Accuracy, or R² averaged over the label's columns, of cosine k-NN from one half to the other."""
+class Probe:
+    """Accuracy, or R² averaged over the label's columns, from one half of the pictures to the other."""
 
     def __init__(self, config: ProbeConfig, views: ViewsConfig) -> None:
         if not Path(config.data).exists():
@@ -49,8 +50,8 @@ class KNNProbe:
         self._neighbours = config.neighbours
 
     @torch.no_grad()
-    def __call__(self, backbone: ResNet) -> float:
-        """The probe's figure. Leaves the backbone, its batch-norm statistics and its mode as they were."""
+    def __call__(self, backbone: ResNet) -> dict[str, float]:
+        """``knn`` and ``linear``. Leaves the backbone, its batch-norm statistics and its mode as they were."""
         was_training = backbone.training
         backbone.eval()
         device = next(backbone.parameters()).device
@@ -58,21 +59,41 @@ class KNNProbe:
             [F.normalize(backbone(part.to(device)).float()).cpu().numpy() for part in self._images.split(128)]
         )
         backbone.train(was_training)
-        return knn_score(features, self._labels, self._neighbours)
+        return {
+            "knn": knn_score(features, self._labels, self._neighbours),
+            "linear": linear_score(features, self._labels),
+        }
 
 
 def knn_score(features: npt.NDArray[np.float32], labels: npt.NDArray[np.generic], neighbours: int) -> float:
     """k-NN from the even rows to the odd rows: accuracy for whole-number labels, else R²."""
     # Here: it takes a second and a half to import, and most commands do not come this far.
-    from sklearn.metrics import accuracy_score, r2_score
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
-    train, test = slice(0, None, 2), slice(1, None, 2)
-    classify = np.issubdtype(labels.dtype, np.integer)
-    model = (KNeighborsClassifier if classify else KNeighborsRegressor)(neighbours)
-    predicted = model.fit(features[train], labels[train]).predict(features[test])
-    score = accuracy_score if classify else r2_score
-    return float(score(labels[test], predicted))
+    model = KNeighborsClassifier if _are_classes(labels) else KNeighborsRegressor
+    return _even_to_odd(model(neighbours), features, labels)
+
+
+def linear_score(features: npt.NDArray[np.float32], labels: npt.NDArray[np.generic]) -> float:
+    """Ridge on standardised features, its strength chosen by leave-one-out; as :func:`knn_score` else."""
+    from sklearn.linear_model import RidgeClassifierCV, RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = RidgeClassifierCV if _are_classes(labels) else RidgeCV
+    strengths = np.logspace(-1, 4, 11)
+    return _even_to_odd(make_pipeline(StandardScaler(), model(alphas=strengths)), features, labels)
+
+
+def _even_to_odd(model: Any, features: npt.NDArray[np.float32], labels: npt.NDArray[np.generic]) -> float:
+    from sklearn.metrics import accuracy_score, r2_score
+
+    predicted = model.fit(features[::2], labels[::2]).predict(features[1::2])
+    return float((accuracy_score if _are_classes(labels) else r2_score)(labels[1::2], predicted))
+
+
+def _are_classes(labels: npt.NDArray[np.generic]) -> bool:
+    return np.issubdtype(labels.dtype, np.integer)
 
 
 def _as_array(values: list[object]) -> npt.NDArray[np.generic]:

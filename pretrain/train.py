@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import configs
@@ -22,13 +22,14 @@ from configs import Config, ConfigError, environment
 from data_prep.beton import read_manifest
 from data_prep.files import atomic_write, write_json
 from pretrain import backbones, checkpoint, distributed
+from pretrain.agreement import Agreement, StopRequest
 from pretrain.backbones import BackboneConfig
 from pretrain.checkpoint import CheckpointConfig, State
 from pretrain.data import Batches, DataConfig, Indices
 from pretrain.lars import LARSConfig, OptimizerConfig, make_optimizer
-from pretrain.log import RunLog
 from pretrain.methods.swav import SwAV, SwAVConfig
-from pretrain.probes import KNNProbe, ProbeConfig
+from pretrain.monitor import Monitor, Span
+from pretrain.probes import ProbeConfig
 from pretrain.schedule import ScheduleConfig, learning_rate
 from pretrain.views import ViewsConfig, make_views
 
@@ -42,8 +43,19 @@ class PretrainConfig(Config):
     seed: int = Field(0, ge=0)
     device: distributed.DeviceName = "auto"
     precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the autocast regions")
+    compile: bool = Field(False, description="torch.compile the backbone and the projector; for GPUs")
+    deterministic: bool = Field(
+        False, description="equal bits at every start on a GPU too, slower; a CPU gives them anyway"
+    )
     epochs: int = Field(200, ge=1)
     batch_size: int = Field(4096, ge=2, description="over all ranks")
+    batch_norm: distributed.BatchNormRanks = Field(
+        "node",
+        description="which ranks share statistics: those of a node, as the SwAV scripts, or global: all",
+    )
+    timeout_s: float = Field(
+        300, gt=0, description="after the first step, so long do ranks wait for one another before they stop"
+    )
     data: DataConfig
     views: ViewsConfig
     backbone: BackboneConfig = BackboneConfig()
@@ -51,14 +63,19 @@ class PretrainConfig(Config):
     optimizer: OptimizerConfig = LARSConfig()
     schedule: ScheduleConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
-    probe: ProbeConfig | None = Field(None, description="k-NN probe during the run; none by default")
+    probe: ProbeConfig | None = Field(
+        None, description="k-NN and linear probe during the run; none by default"
+    )
     log_every_steps: int = Field(50, ge=1)
 
 
 # Fields that may change between restarts because the weights do not depend on them.
-_FREE_FIELDS: Any = {
+_FREE_FIELDS: dict[str, Any] = {
     "output": True,
     "device": True,
+    "compile": True,
+    "deterministic": True,
+    "timeout_s": True,
     "data": {"workers"},
     "checkpoint": True,
     "probe": True,
@@ -66,40 +83,158 @@ _FREE_FIELDS: Any = {
 }
 
 
-def train(config: PretrainConfig) -> Path:
-    """Run or go on with ``config``; returns the path of the finished ``backbone.safetensors``."""
+def train(config: PretrainConfig, stop: StopRequest | None = None) -> Path | None:
+    """Run or go on with ``config``.
+
+    Args:
+        config: The run.
+        stop: Where a request to stop is noted.
+
+    Returns:
+        The path of the finished ``backbone.safetensors``; None after a stop, of which there is a checkpoint.
+
+    Raises:
+        ConfigError: if something in ``config`` is not possible here.
+        FloatingPointError: if the loss or the gradient is not finite; the weights never see it.
+        CheckpointError, LostRankError: when the disk is full, and when another rank has died.
+    """
     folder = Path(config.output)
     target = folder / "backbone.safetensors"
     if finished(config):
         _log.info("%s is finished", folder)
         return target
-    identity = _identity(config)
-    with distributed.ranks(config.device) as place:
-        batches = Batches(config.data, place, batch_size=config.batch_size, seed=config.seed)
-        if place.device.type == "cpu":  # after FFCV, which changes it for the whole process
-            torch.set_num_threads(place.cores)
-        method = _build(config, place)
-        optimizer = make_optimizer(method.parameters(), config.optimizer, config.schedule.lr)
-        step = _restore(folder, method, optimizer, place)
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    with distributed.ranks(config.device, traces=folder) as place:
+        run = _Run(config, place, stop or StopRequest())
         if place.is_main:
-            with atomic_write(folder / "config.yaml", "w") as file:
-                file.write(configs.dump(config))
-            write_json(
-                folder / "run.json", identity
-            )  # not earlier: a refused config must not claim the folder
-            write_json(folder / "environment.json", environment.record())
-        _loop(config, folder, place, batches, method, optimizer, step)
-        if place.is_main:
-            _hand_off(config, target, method.backbone, batches.steps_per_epoch * config.epochs)
+            _note_settings(config, folder)  # not earlier: a refused config must not claim the folder
+        done = run.loop()
+        if done and place.is_main:
+            _hand_off(config, target, run.method.backbone, run.span.total)
         distributed.barrier()
-    return target
+    return target if done else None
 
 
 def finished(config: PretrainConfig) -> bool:
     """Whether the backbone of exactly this run is there; another run's folder is refused."""
-    folder = Path(config.output)
-    _refuse_other_run(folder, _identity(config))
-    return (folder / "backbone.safetensors").exists()
+    _refuse_other_run(Path(config.output), _identity(config))
+    return (Path(config.output) / "backbone.safetensors").exists()
+
+
+class _Run:
+    """One rank's part of a run, restored to its newest checkpoint."""
+
+    def __init__(self, config: PretrainConfig, place: distributed.Ranks, stop: StopRequest) -> None:
+        self.config, self.place, self.stop = config, place, stop
+        self.folder = Path(config.output)
+        self.batches = Batches(config.data, place, batch_size=config.batch_size, seed=config.seed)
+        if place.device.type == "cpu":  # after FFCV, which changes it for the whole process
+            torch.set_num_threads(place.cores)
+        self.method = _build(config, place)
+        self.optimizer = make_optimizer(self.method.parameters(), config.optimizer, config.schedule.lr)
+        self.agreement = Agreement(place.device)
+        first = self._restore()
+        self.span = Span(first, self.batches.steps_per_epoch * config.epochs, self.batches.steps_per_epoch)
+        self.model: nn.Module = self.method
+        if config.compile:
+            self.method.compile_networks()
+        if place.world > 1:
+            # Batch-norm statistics need no broadcast: those of the main rank are the ones that are kept.
+            self.model = DistributedDataParallel(
+                self.method, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+
+    def loop(self) -> bool:
+        """Train to the end, or until somebody asks to stop; whether the end was reached."""
+        config, step = self.config, self.span.first
+        monitor = Monitor(
+            self.folder,
+            self.place,
+            self.span,
+            batch_size=config.batch_size,
+            log_every_steps=config.log_every_steps,
+            probe=config.probe,
+            views=config.views,
+        )
+        checkpoints = self.folder / "checkpoints"
+        with monitor, checkpoint.Writer(checkpoints, config.checkpoint) as writer:
+            batches = islice(self.batches.from_step(step), self.span.total - step)
+            before: Indices | None = None  # rows of the step whose verdict is about to be known
+            for batch in batches:
+                loss, lr = self._step(step, batch.images, batch.rows)
+                step += 1
+                if step == self.span.first + 1:
+                    distributed.shorten_timeout(config.timeout_s)
+                verdict = self.agreement.earlier()
+                if verdict.non_finite and before is not None:
+                    self._refuse_non_finite(step - 2, before)
+                saving = verdict.stop or step % config.checkpoint.every_steps == 0 or step == self.span.total
+                if saving and self.agreement.latest().non_finite:
+                    self._refuse_non_finite(step - 1, batch.rows)
+                before = batch.rows
+                monitor(step, loss, lr, self.method)
+                if saving:
+                    self._save(writer, step)
+                if verdict.stop:
+                    break
+        return step == self.span.total
+
+    def _step(self, step: int, images: torch.Tensor, rows: Indices) -> tuple[torch.Tensor, float]:
+        """One step, enqueued: nothing in it waits for the device. The () loss and the learning rate."""
+        config, epoch = self.config, step / self.span.steps_per_epoch
+        lr = learning_rate(config.schedule, step, self.span.steps_per_epoch, self.span.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        views = make_views(images, config.views, seed=config.seed, epoch=int(epoch), index=rows)
+        autocast = config.precision == "bfloat16"
+        with torch.autocast(self.place.device.type, torch.bfloat16, enabled=autocast):
+            loss: torch.Tensor = self.model(views, epoch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.method.after_backward(epoch)
+        gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
+        self.optimizer.found_inf = self.agreement.note(loss, gradients, self.stop.received is not None)  # type: ignore[attr-defined]
+        self.optimizer.step()
+        return loss.detach(), lr
+
+    def _refuse_non_finite(self, step: int, rows: Indices) -> None:
+        """Stop, and say which samples it came from; the weights are still those before that step."""
+        every = distributed.gather(torch.from_numpy(rows).to(self.place.device))
+        path = self.folder / "non_finite.json"
+        if self.place.is_main:
+            write_json(path, {"step": step, "rows_of_ranks": [part.tolist() for part in every]})
+        raise FloatingPointError(
+            f"step {step}: the loss or the gradient is not finite; its samples are in {path}; the weights are "
+            "untouched; lower schedule.lr, raise method.epsilon, or use precision=float32"
+        )
+
+    def _restore(self) -> int:
+        """Load the newest good checkpoint, if any; returns the number of steps it has behind it."""
+        checkpoints = self.folder / "checkpoints"
+        found = checkpoint.newest(checkpoints) if self.place.is_main else None
+        step = distributed.broadcast_int(found[0] if found else 0, self.place.device)
+        if not step:
+            return 0
+        state = found[1] if found else checkpoint.load(checkpoints, step)
+        self.method.load_state_dict(state["method"])
+        self.method.load_rank_state(state["ranks"], self.place.rank, self.place.world)
+        self.optimizer.load_state_dict(state["optimizer"])
+        _log.info("going on from step %d", step)
+        return step
+
+    def _save(self, writer: checkpoint.Writer, step: int) -> None:
+        parts = {name: torch.cat(distributed.gather(x), 1) for name, x in self.method.rank_state().items()}
+        if self.place.is_main:
+            state: State = {
+                "method": self.method.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "ranks": parts,
+                "step": step,
+                "world": self.place.world,
+            }
+            writer.write(step, state)
 
 
 def _build(config: PretrainConfig, place: distributed.Ranks) -> SwAV:
@@ -107,116 +242,12 @@ def _build(config: PretrainConfig, place: distributed.Ranks) -> SwAV:
         torch.manual_seed(config.seed)
         backbone = backbones.build(config.backbone.architecture, config.backbone.width)
         method = SwAV(backbone, config.method, place.world)
-    distributed.synchronise_batch_norm(method, place.device)
+    distributed.synchronise_batch_norm(method, place, config.batch_norm)
     # In place: convolutions are fastest on channels_last weights, on GPUs and CPUs alike.
     return method.to(place.device).to(memory_format=torch.channels_last)
 
 
-def _loop(
-    config: PretrainConfig,
-    folder: Path,
-    place: distributed.Ranks,
-    batches: Batches,
-    method: SwAV,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-) -> None:
-    total = batches.steps_per_epoch * config.epochs
-    model: nn.Module = method
-    if place.world > 1:
-        # Batch-norm statistics are already equal on all ranks, so there is no buffer to broadcast.
-        model = DistributedDataParallel(method, broadcast_buffers=False)
-    with Reporter(config, folder, place, batches.steps_per_epoch, step) as report:
-        for batch in islice(batches.from_step(step), total - step):
-            epoch = step / batches.steps_per_epoch
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config.schedule, step, batches.steps_per_epoch, total)
-            views = make_views(
-                batch.images, config.views, seed=config.seed, epoch=int(epoch), index=batch.rows
-            )
-            with torch.autocast(place.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                loss, indicators = model(views, epoch)
-            _refuse_non_finite(loss, folder, step, place.rank, batch.rows)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            method.after_backward(epoch)
-            optimizer.step()
-            step += 1
-            report(step, loss, indicators, method, optimizer)
-            if step % config.checkpoint.every_steps == 0 or step == total:
-                _save(folder, step, method, optimizer, place, config.checkpoint)
-
-
-class Reporter:
-    """Logs rows, runs the probe; on the main rank only."""
-
-    def __init__(
-        self, config: PretrainConfig, folder: Path, place: distributed.Ranks, steps_per_epoch: int, step: int
-    ) -> None:
-        self._config, self._steps_per_epoch = config, steps_per_epoch
-        self._total = steps_per_epoch * config.epochs
-        self._log: RunLog | None = None
-        self._probe: KNNProbe | None = None
-        if place.is_main:
-            self._log = RunLog(folder, step=step, total_steps=self._total, batch_size=config.batch_size)
-            self._probe = KNNProbe(config.probe, config.views) if config.probe else None
-
-    def __enter__(self) -> Reporter:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._log:
-            self._log.__exit__(*error)
-
-    def __call__(
-        self,
-        step: int,
-        loss: Tensor,
-        indicators: dict[str, Tensor],
-        method: SwAV,
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
-        """Note that ``step`` steps are done."""
-        if self._log is None:
-            return
-        self._log.count_step()
-        last = step == self._total
-        probing = self._probe is not None and (last or step % self._probe_steps == 0)
-        if not (probing or last or step % self._config.log_every_steps == 0):
-            return
-        row = {
-            "step": step,
-            "epoch": step / self._steps_per_epoch,
-            "loss": loss.item(),
-            "ln_k": method.loss_without_learning,
-            "lr": optimizer.param_groups[0]["lr"],
-            "images_per_second": self._log.rate(),
-            **{name: value.item() for name, value in indicators.items()},
-        }
-        if probing and self._probe is not None:
-            row["knn"] = self._probe(method.backbone)
-        self._log.write(row)
-
-    @property
-    def _probe_steps(self) -> int:
-        assert self._config.probe is not None
-        return max(1, round(self._config.probe.every_epochs * self._steps_per_epoch))
-
-
-def _refuse_non_finite(loss: Tensor, folder: Path, step: int, rank: int, rows: Indices) -> None:
-    """Stop before a loss that is not a number reaches the weights; say which samples it came from."""
-    if torch.isfinite(loss):
-        return
-    dump = folder / f"non_finite_rank{rank}.json"
-    dump.parent.mkdir(parents=True, exist_ok=True)
-    dump.write_text(json.dumps({"step": step, "rank": rank, "rows": rows.tolist()}))
-    raise FloatingPointError(
-        f"the loss of step {step} is {loss.item()}; the samples are in {dump}; "
-        "lower schedule.lr, raise method.epsilon, or use precision=float32"
-    )
-
-
-# --- state on disk -------------------------------------------------------------------------------------------
+# --- the run's folder ----------------------------------------------------------------------------------------
 
 
 def _identity(config: PretrainConfig) -> dict[str, str]:
@@ -239,40 +270,11 @@ def _refuse_other_run(folder: Path, identity: dict[str, str]) -> None:
             raise ConfigError(f"{folder} holds a run with {what}; choose another output=... or delete it")
 
 
-def _restore(folder: Path, method: SwAV, optimizer: torch.optim.Optimizer, place: distributed.Ranks) -> int:
-    """Load the newest good checkpoint, if any; returns the number of steps it has behind it."""
-    checkpoints = folder / "checkpoints"
-    found = checkpoint.newest(checkpoints) if place.is_main else None
-    step = distributed.broadcast_int(found[0] if found else 0, place.device)
-    if not step:
-        return 0
-    state = found[1] if found else checkpoint.load(checkpoints, step)
-    method.load_state_dict(state["method"])
-    method.load_rank_state(state["ranks"], place.rank, place.world)
-    optimizer.load_state_dict(state["optimizer"])
-    _log.info("going on from step %d", step)
-    return step
-
-
-def _save(
-    folder: Path,
-    step: int,
-    method: SwAV,
-    optimizer: torch.optim.Optimizer,
-    place: distributed.Ranks,
-    config: CheckpointConfig,
-) -> None:
-    parts = {name: torch.cat(distributed.gather(x), 1) for name, x in method.rank_state().items()}
-    state: State = {
-        "method": method.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "ranks": parts,
-        "step": step,
-        "world": place.world,
-    }
-    if place.is_main:
-        checkpoint.save(folder / "checkpoints", step, state, config)
-    distributed.barrier()
+def _note_settings(config: PretrainConfig, folder: Path) -> None:
+    with atomic_write(folder / "config.yaml", "w") as file:
+        file.write(configs.dump(config))
+    write_json(folder / "run.json", _identity(config))
+    write_json(folder / "environment.json", environment.record())
 
 
 def _hand_off(config: PretrainConfig, target: Path, backbone: Any, step: int) -> None:

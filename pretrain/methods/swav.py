@@ -13,7 +13,7 @@ from torchvision.models.resnet import ResNet
 
 from configs import Config
 from pretrain.backbones import feature_dim
-from pretrain.distributed import all_reduce
+from pretrain.distributed import all_reduce, world_size
 
 ASSIGNED = 2  # the first two views, at the highest resolution, get assignments
 
@@ -60,8 +60,9 @@ class SwAV(nn.Module):
         self.prototypes = nn.Linear(config.projection_dim, config.prototypes, bias=False)
         # Not a buffer: every rank has its own part, which DDP must not broadcast. Newest rows first.
         self.queue = torch.zeros(ASSIGNED, config.queue_length // world, config.projection_dim)
+        self._queued = 0  # rows of it that are filled; kept on the host, where asking costs no wait
 
-    def forward(self, views: list[Tensor], epoch: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, views: list[Tensor], epoch: float) -> Tensor:
         """The loss of one batch, equation 2 of the paper averaged over the pairs of views.
 
         Args:
@@ -69,11 +70,12 @@ class SwAV(nn.Module):
             epoch: Time in epochs, for the queue.
 
         Returns:
-            The scalar loss, which is ln K where nothing is learned, and detached scalars for the log.
+            The () loss of this rank; ln K where nothing is learnt.
         """
         self.normalise_prototypes()
         features = torch.cat([self.backbone(group) for group in views])
-        embedding = F.normalize(self.projector(features).float())
+        projected = self.projector(features)
+        embedding = F.normalize(projected.to(torch.promote_types(projected.dtype, torch.float32)))
         batch = len(views[0]) // ASSIGNED
         # Cosines are divided by epsilon before exp(): eight bits of mantissa are too few.
         with torch.autocast(embedding.device.type, enabled=False):
@@ -81,7 +83,13 @@ class SwAV(nn.Module):
             embedding, scores = (x.unflatten(0, (-1, batch)) for x in (embedding, scores))
             codes = self.assign(embedding.detach()[:ASSIGNED], scores.detach()[:ASSIGNED], epoch)
             loss = swapped_loss(scores, codes, self.config.temperature)
-            return loss, self._indicators(scores.detach(), features.detach()[:batch].float())
+            self._last = scores.detach(), codes, features.detach()[:batch]
+            return loss
+
+    def compile_networks(self) -> None:
+        """Let torch.compile make one graph for each resolution of the backbone, and one of the projector."""
+        self.backbone.compile(dynamic=False)
+        self.projector.compile(dynamic=False)
 
     @torch.no_grad()
     def normalise_prototypes(self) -> None:
@@ -93,9 +101,12 @@ class SwAV(nn.Module):
         """Codes (2, B, K) of the assigned views; the queue, once full, takes part in the balancing."""
         batch = scores.shape[1]
         if self.queue.shape[1] and epoch >= self.config.queue_start_epoch:
-            if self.queue[0, -1].any():  # the last row is filled last
+            length = self.queue.shape[1]
+            self.queue = self.queue.to(embedding)
+            if self._queued == length:
                 scores = torch.cat([F.linear(self.queue, self.prototypes.weight), scores], 1)
-            self.queue = torch.cat([embedding, self.queue.to(embedding)], 1)[:, : self.queue.shape[1]]
+            self.queue = torch.cat([embedding, self.queue], 1)[:, :length]
+            self._queued = min(length, self._queued + batch)
         codes = sinkhorn(scores, self.config.epsilon, self.config.sinkhorn_iterations)
         return codes[:, -batch:]
 
@@ -112,22 +123,49 @@ class SwAV(nn.Module):
         """Take this rank's part of the joined :meth:`rank_state` of any number of ranks."""
         if "queue" in state:
             self.queue = state["queue"].chunk(world, 1)[rank].to(self.prototypes.weight.device)
+            self._queued = int(self.queue[0].any(1).sum())
 
     @property
     def loss_without_learning(self) -> float:
         """Ln K: the loss of a network whose predictions are uniform."""
         return math.log(self.config.prototypes)
 
-    def _indicators(self, scores: Tensor, features: Tensor) -> dict[str, Tensor]:
-        """Signs of collapse, each near 1 when healthy and near 0 when every sample looks the same: the
-        perplexity of the nearest prototype, and the spread of the unit-length features.
+    @torch.no_grad()
+    def indicators(self) -> dict[str, Tensor]:
+        """Signs of health and collapse in the last batch of this rank, () tensors.
+
+        prototype_usage: Perplexity of the nearest prototype, as a share of what the batch could use; 1 is
+            healthy, 1 / K is collapse.
+        duplicate_prototypes: Share of the prototypes with a cosine above 0.99 to an earlier one.
+        code_entropy: Mean entropy of the assignments as a share of ln K; 1 says nothing.
+        feature_std: Spread of the unit-length features times the root of D; 1 for independent ones, 0 when
+            every sample looks the same.
+        effective_rank: RankMe (Garrido et al. 2023, equation 1) of the features; at most the batch and D.
         """
+        scores, codes, features = self._last
         nearest = torch.bincount(scores[:ASSIGNED].flatten(0, 1).argmax(1), minlength=self.config.prototypes)
-        share = nearest / nearest.sum()
-        perplexity = torch.exp(torch.special.entr(share).sum())
-        spread = F.normalize(features).std(0).mean() * math.sqrt(features.shape[1])
+        perplexity = torch.exp(torch.special.entr(nearest / nearest.sum()).sum())
         usable = min(self.config.prototypes, ASSIGNED * scores.shape[1])
-        return {"prototype_usage": perplexity / usable, "feature_std": spread}
+        weight = F.normalize(self.prototypes.weight)
+        copies = torch.triu(weight @ weight.T > 0.99, diagonal=1).any(0)
+        entropy = torch.special.entr(codes).sum(2).mean() / math.log(self.config.prototypes)
+        features = features.float()
+        return {
+            "prototype_usage": perplexity / usable,
+            "duplicate_prototypes": copies.float().mean(),
+            "code_entropy": entropy,
+            "feature_std": F.normalize(features).std(0).mean() * math.sqrt(features.shape[1]),
+            "effective_rank": rankme(features),
+        }
+
+
+def rankme(features: Tensor) -> Tensor:
+    """() effective rank of (N, D) features: the exponential of the entropy of their singular values, which
+    are divided by their sum, with 1e-7 added (Garrido et al. 2023, equation 1).
+    """
+    values = torch.linalg.svdvals(features)
+    share = values / values.sum() + 1e-7
+    return torch.exp(-(share * share.log()).sum())
 
 
 def swapped_loss(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
@@ -159,7 +197,7 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     # The largest score of all ranks is subtracted so that exp() cannot overflow; the result is the same.
     highest = all_reduce(scores.amax((1, 2)), "max")
     q = torch.exp((scores - highest[:, None, None]) / epsilon)
-    samples = all_reduce(scores.new_tensor([float(scores.shape[1])]))
+    samples = scores.shape[1] * world_size()
     for _ in range(iterations):
         q = q / all_reduce(q.sum(1))[:, None] / scores.shape[2]
         q = q / q.sum(2, keepdim=True) / samples

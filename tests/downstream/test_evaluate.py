@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from downstream.results import Metrics, Results, finished, read_metrics
 from downstream.summary import write_results_markdown
 from downstream.tables import lines, number, terminal_table
 from downstream.tasks import TASKS
+
+ROOT = Path(__file__).parents[2]
 
 
 def _config(labelled_set: Path, backbone: Path, output: Path, **changes: object) -> DownstreamConfig:
@@ -124,6 +127,30 @@ def test_an_evaluation_gives_the_same_figures_again(
     again = evaluate(cfg.model_copy(update={"output": str(tmp_path)}))
     assert again.measurements == metrics.measurements
     assert again.comparisons == metrics.comparisons
+
+
+@pytest.mark.chaos
+def test_fine_tuning_goes_on_after_a_kill(run: tuple[DownstreamConfig, Metrics], tmp_path: Path) -> None:
+    cfg, metrics = run
+    cfg = cfg.model_copy(update={"output": str(tmp_path)})
+    (tmp_path / "config.json").write_text(cfg.model_dump_json())
+    command = [sys.executable, "-m", "downstream", str(tmp_path / "config.json")]
+    process = subprocess.Popen(command, cwd=ROOT)
+    while not (done := list(tmp_path.glob("cells/*/pretrained-*.npy"))):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "metrics.json").exists(), "killed too late to prove anything"
+    stored = np.load(done[0])
+    np.save(done[0], stored + 1)  # so that it is seen who computed the result
+    again = evaluate(cfg)
+    with np.load(tmp_path / "predictions.npz") as archive:
+        np.testing.assert_allclose(archive["pretrained/landmarks/finetune/0.2"], stored + 1, rtol=1e-5)
+    assert [m for m in again.measurements if m.row != "pretrained"] == [
+        m for m in metrics.measurements if m.row != "pretrained"
+    ]
+    assert not (tmp_path / "cells").exists()
 
 
 def test_shared_people_are_refused(labelled_set: Path, backbone: Path, tmp_path: Path) -> None:

@@ -39,8 +39,12 @@ def network():
     return nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4))
 
 
+def place(rank, node=WORLD):
+    return distributed.Ranks(rank, WORLD, rank % node, node, torch.device("cpu"))
+
+
 def _train_step(rank, x, target):
-    model = distributed.synchronise_batch_norm(network(), torch.device("cpu"))
+    model = distributed.synchronise_batch_norm(network(), place(rank))
     assert any(isinstance(m, distributed.SyncBatchNorm) for m in model.modules())
     x, target = x.chunk(WORLD)[rank], target.chunk(WORLD)[rank]
     (model(x) * target).sum().backward()

@@ -88,6 +88,21 @@ def test_state_survives_a_round_trip():
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("config", [LARSConfig(), LARSConfig(variant="paper"), SGDConfig()])
+def test_found_inf_leaves_everything_as_it_was(config):
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = make_optimizer([parameter], config, lr=0.5)
+    for gradient, found in ((1.0, 0.0), (math.nan, 1.0), (1.0, 0.0)):
+        parameter.grad = torch.full((3,), gradient)
+        optimizer.found_inf = torch.tensor(found)
+        before = parameter.detach().clone()
+        optimizer.step()
+        assert torch.equal(parameter, before) == bool(found)
+    assert torch.isfinite(parameter).all()
+    ((momentum,),) = (state.values() for state in optimizer.state.values())
+    assert torch.isfinite(momentum).all()
+
+
 def test_a_parameter_without_gradient_is_left_alone():
     parameters = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))]
     parameters[0].grad = torch.ones(2)

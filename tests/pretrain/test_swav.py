@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pretrain import backbones
-from pretrain.methods.swav import SwAV, SwAVConfig, sinkhorn, swapped_loss
+from pretrain.methods.swav import SwAV, SwAVConfig, rankme, sinkhorn, swapped_loss
 
 
 def plain_sinkhorn(scores: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
@@ -79,13 +79,12 @@ def views(seed: int) -> list[torch.Tensor]:
 
 
 def test_prototypes_are_unit_vectors_and_frozen_at_first(method):
-    loss, _ = method(views(0), epoch=0.0)
-    loss.backward()
+    method(views(0), epoch=0.0).backward()
     torch.testing.assert_close(method.prototypes.weight.norm(dim=1), torch.ones(12))
     assert method.prototypes.weight.grad is not None
     method.after_backward(epoch=0.5)
     assert method.prototypes.weight.grad is None
-    method(views(0), epoch=1.0)[0].backward()
+    method(views(0), epoch=1.0).backward()
     method.after_backward(epoch=1.0)
     assert method.prototypes.weight.grad is not None
 
@@ -115,11 +114,26 @@ def test_queue_of_all_ranks_is_divided_anew(method):
 
 
 def test_indicators_tell_collapse_from_health(method):
-    same = torch.randn(1, 3, 32, 32).expand(8, -1, -1, -1)
-    healthy = method._indicators(torch.eye(12).repeat(1, 1, 1).expand(6, 12, 12), torch.randn(12, 64))
+    codes = torch.eye(12).expand(2, 12, 12)
+    method._last = torch.eye(12).expand(6, 12, 12), codes, torch.randn(12, 64)
+    healthy = method.indicators()
     assert healthy["prototype_usage"] == pytest.approx(1.0)
     assert healthy["feature_std"] > 0.8
-    features = method.backbone.eval()(same)
-    collapsed = method._indicators(torch.eye(12)[:1].expand(6, 12, 12), features.detach())
+    assert healthy["code_entropy"] == 0
+    assert healthy["duplicate_prototypes"] == 0
+    assert healthy["effective_rank"] > 10
+    same = torch.randn(1, 3, 32, 32).expand(8, -1, -1, -1)
+    features = method.backbone.eval()(same).detach()
+    method.prototypes.weight.data[3:] = method.prototypes.weight.data[2]
+    method._last = torch.eye(12)[:1].expand(6, 12, 12), torch.full((2, 12, 12), 1 / 12), features
+    collapsed = method.indicators()
     assert collapsed["prototype_usage"] == pytest.approx(1 / 12)
     assert collapsed["feature_std"] < 1e-3
+    assert collapsed["code_entropy"] == pytest.approx(1.0)
+    assert collapsed["duplicate_prototypes"] == pytest.approx(9 / 12)
+    assert collapsed["effective_rank"] < 1.01
+
+
+def test_rankme_counts_equal_directions():
+    rotation = torch.linalg.qr(torch.randn(20, 20))[0]
+    assert rankme(rotation[:7].repeat(3, 1)) == pytest.approx(7, rel=1e-3)
