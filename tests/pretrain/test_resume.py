@@ -1,141 +1,160 @@
-"""kill -9 at random moments, then the same command: the final backbone is bitwise that of a quiet run."""
+"""Runs that are killed or stopped, then the same command: the final backbone is bitwise that of a quiet run."""
 
+import itertools
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from data_prep.beton import Beton, write_beton
+from pretrain import checkpoint
 from pretrain.log import read_metrics
+from tests.pretrain.runs import TINY, Run, torchrun
 
-ROOT = Path(__file__).parents[2]
-KILLS = 3
-CONFIG = """
-epochs: 16
-batch_size: 16
-device: cpu
-views:
-  crops:
-    - {count: 2, size: 32, scale: [0.14, 1.0]}
-    - {count: 2, size: 24, scale: [0.05, 0.14]}
-backbone: {architecture: resnet18, width: 0.25}
-method: {prototypes: 20, hidden_dim: 32, projection_dim: 16, queue_length: 64, queue_start_epoch: 2}
-optimizer: {name: lars, trust_coefficient: 0.02}
-schedule: {lr: 0.5, warmup_epochs: 1}
-checkpoint: {every_steps: 5}
-log_every_steps: 3
-"""
+KILL, TERM, USR2 = signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2
+EVERY_KIND = list(itertools.product((KILL, TERM, USR2), ("first step", "step", "checkpoint")))
 
 
-def command(world: int) -> list[str]:
-    if world == 1:
-        return [sys.executable, "-m", "pretrain"]
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        str(world),
-        "--master_port",
-        str(_free_port()),
-    ]
-    return [sys.executable, *launch, "-m", "pretrain"]
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(TINY)
+    return path
 
 
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def start(config: Path, data: Path, output: Path, world: int) -> subprocess.Popen:
-    arguments = [str(config), f"data.path={data}", f"output={output}"]
-    return subprocess.Popen(
-        [*command(world), *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # one kill reaches all ranks at once, as when a node goes
-    )
-
-
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    return output
-
-
-def kill_while_it_trains(process: subprocess.Popen, output: Path, chance: random.Random) -> None:
-    """Wait until new checkpoints appear, then a random moment more, then kill -9 the whole group."""
-    before = set((output / "checkpoints").glob("step_*.pt"))
+def wait_for(moment: str, run: Run, chance: random.Random) -> None:
+    """Return when ``run`` is at ``moment``."""
+    settings, checkpoints = run.output / "run.json", run.output / "checkpoints"
+    began = settings.stat().st_mtime_ns if settings.exists() else 0
+    there = set(checkpoints.glob("step_*.pt"))
+    arrived = {
+        "first step": lambda: settings.exists() and settings.stat().st_mtime_ns != began,
+        "step": lambda: set(checkpoints.glob("step_*.pt")) - there,
+        "checkpoint": lambda: any(checkpoints.glob(".step_*.tmp")),
+    }[moment]
     deadline = time.monotonic() + 120
-    while set((output / "checkpoints").glob("step_*.pt")) <= before:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "no checkpoint appeared"
-        time.sleep(0.01)
-    time.sleep(chance.uniform(0, 0.4))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    while not arrived():
+        assert all(rank.poll() is None for rank in run.ranks), run.end()
+        assert time.monotonic() < deadline, f"never came to '{moment}'"
+        time.sleep(0.002)
+    if moment != "checkpoint":
+        time.sleep(chance.uniform(0, 0.4))
+
+
+def disturb(
+    data: Path, folder: Path, config: Path, world: int, kinds: list[tuple[int, str]], epochs: int
+) -> None:
+    """A quiet run and one that is stopped or killed once in each of ``kinds`` of ways end with the same bits."""
+    quiet, killed, chance = folder / "quiet", folder / "killed", random.Random(world)
+    torchrun(config, data, quiet, world, f"epochs={epochs}")
+    for number, moment in kinds:
+        run = Run(config, data, killed, world, f"epochs={epochs}")
+        wait_for(moment, run, chance)
+        run.signal(number)
+        codes, output = run.end()
+        assert not (killed / "backbone.safetensors").exists(), "too late to prove anything"
+        assert codes == [-KILL if number == KILL else 75] * world, output
+        if number != KILL:
+            assert "stopped as asked, with a checkpoint; the same command goes on" in output
+    assert "going on from step" in Run(config, data, killed, world, f"epochs={epochs}").finish()
+    assert (quiet / "backbone.safetensors").read_bytes() == (killed / "backbone.safetensors").read_bytes()
+    one, other = (read_metrics(run / "metrics.jsonl") for run in (quiet, killed))
+    assert [(row["step"], row["loss"]) for row in one] == [(row["step"], row["loss"]) for row in other]
 
 
 @pytest.mark.chaos
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_runs_end_with_the_same_weights(beton_path, tmp_path, config, world):
+    kinds = [(KILL, "step"), (KILL, "checkpoint"), (KILL, "step")]
+    disturb(beton_path, tmp_path, config, world, kinds, epochs=40)
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("world", [1, 2])
-def test_killed_runs_end_with_the_same_weights(beton_path, tmp_path, world):
-    config = tmp_path / "config.yaml"
-    config.write_text(CONFIG)
-    quiet, killed = tmp_path / "quiet", tmp_path / "killed"
-    finish(start(config, beton_path, quiet, world))
+def test_twenty_disturbances_of_every_kind(beton_path, tmp_path, config, world):
     chance = random.Random(world)
-    for _ in range(KILLS):
-        kill_while_it_trains(start(config, beton_path, killed, world), killed, chance)
-        assert not (killed / "backbone.safetensors").exists(), "killed too late to prove anything"
-    assert "going on from step" in finish(start(config, beton_path, killed, world))
-    assert (quiet / "backbone.safetensors").read_bytes() == (killed / "backbone.safetensors").read_bytes()
-    steps = [row["step"] for row in read_metrics(killed / "metrics.jsonl")]
-    assert steps == [row["step"] for row in read_metrics(quiet / "metrics.jsonl")]
-    assert [row["loss"] for row in read_metrics(killed / "metrics.jsonl")] == [
-        row["loss"] for row in read_metrics(quiet / "metrics.jsonl")
-    ]
+    kinds = EVERY_KIND * 2 + chance.sample(EVERY_KIND, 2)
+    chance.shuffle(kinds)
+    disturb(beton_path, tmp_path, config, world, kinds, epochs=100)
 
 
-def test_finished_run_ends_at_once_and_other_settings_are_refused(beton_path, tmp_path):
-    config = tmp_path / "config.yaml"
-    config.write_text(CONFIG.replace("epochs: 16", "epochs: 1"))
+@pytest.mark.chaos
+def test_a_stop_is_a_checkpoint_and_another_number_of_ranks_goes_on_from_it(beton_path, tmp_path, config):
+    """Slurm sends the signal to every rank; here only one gets it, and both stop at the same step."""
     output = tmp_path / "run"
-    finish(start(config, beton_path, output, 1))
+    run = Run(config, beton_path, output, 2, "epochs=40")
+    wait_for("step", run, random.Random(0))
+    run.ranks[1].send_signal(USR2)
+    codes, text = run.end()
+    assert codes == [75, 75], text
+    stopped = max(int(path.stem.removeprefix("step_")) for path in output.glob("checkpoints/step_*.pt"))
+    assert stopped < 40 * 6
+    assert f"going on from step {stopped}" in Run(config, beton_path, output, 1, "epochs=40").finish()
+    steps = [row["step"] for row in read_metrics(output / "metrics.jsonl")]
+    assert steps == list(range(3, 241, 3)), "each step once"
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("number", [KILL, signal.SIGSTOP])
+def test_a_rank_that_dies_or_hangs_stops_the_others(beton_path, tmp_path, config, number):
+    run = Run(config, beton_path, tmp_path / "run", 2, "timeout_s=5", "epochs=2000")
+    wait_for("step", run, random.Random(0))
+    run.ranks[1].send_signal(number)
+    output, _ = run.ranks[0].communicate(timeout=60)
+    run.ranks[1].kill()
+    run.ranks[1].communicate()
+    assert run.ranks[0].returncode == 1
+    assert "rank 0 of 2: another rank has died or hangs" in output
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("every_steps", [1, 1000])
+def test_what_is_not_finite_never_reaches_the_weights(beton_path, tmp_path, config, every_steps):
+    """A learning rate that throws the weights so far away that the next step overflows."""
+    output = tmp_path / "run"
+    wild = TINY.replace("{name: lars, trust_coefficient: 0.02}", "{name: sgd}")
+    config.write_text(wild.replace("lr: 0.5, warmup_epochs: 1", "lr: 1e30"))
+    codes, text = Run(config, beton_path, output, 1, f"checkpoint.every_steps={every_steps}").end()
+    assert codes == [1]
+    assert "the loss or the gradient is not finite; its samples are in" in text
+    dump = json.loads((output / "non_finite.json").read_text())
+    assert len(dump["rows_of_ranks"][0]) == 16
+    found = checkpoint.newest(output / "checkpoints")
+    if every_steps == 1:
+        assert found is not None
+        step, state = found
+        assert step == dump["step"], "the last good checkpoint is of the steps before"
+        assert all(torch.isfinite(x).all() for x in state["method"].values())
+    else:
+        assert found is None
+
+
+def test_finished_run_ends_at_once_and_other_settings_are_refused(beton_path, tmp_path, config):
+    config.write_text(TINY.replace("epochs: 16", "epochs: 1"))
+    output = tmp_path / "run"
+    Run(config, beton_path, output).finish()
     before = (output / "backbone.safetensors").stat().st_mtime_ns
-    assert "is finished" in finish(start(config, beton_path, output, 1))
+    assert "is finished" in Run(config, beton_path, output).finish()
     assert (output / "backbone.safetensors").stat().st_mtime_ns == before
     environment = json.loads((output / "environment.json").read_text())
     assert environment["packages"]["torch"]
-    config.write_text(CONFIG)
-    refused(start(config, beton_path, output, 1), "holds a run with other settings")
+    config.write_text(TINY)
+    Run(config, beton_path, output).refuse("holds a run with other settings")
 
 
-def test_data_that_changed_under_a_run_is_refused(beton_path, tmp_path):
-    config = tmp_path / "config.yaml"
-    config.write_text(CONFIG.replace("epochs: 16", "epochs: 1"))
+def test_data_that_changed_under_a_run_is_refused(beton_path, tmp_path, config):
+    config.write_text(TINY.replace("epochs: 16", "epochs: 1"))
     data = tmp_path / "set.beton"
     jpegs = [Beton(beton_path).jpeg(i) for i in range(96)]
     for rows in (range(96), range(32)):
         write_beton(data, jpegs[: len(rows)], rows, rows)
-        process = start(config, data, tmp_path / "run", 1)
+        run = Run(config, data, tmp_path / "run")
         if len(rows) == 96:
-            finish(process)
-    refused(process, "holds a run with other data")
-
-
-def refused(process: subprocess.Popen, reason: str) -> None:
-    text, _ = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert reason in text
-    assert text.count("\n") == 1
+            run.finish()
+    run.refuse("holds a run with other data")
