@@ -64,7 +64,7 @@ def _document(runs: Sequence[str], evaluations: list[Metrics]) -> Iterator[str]:
     for run, evaluation in zip(runs, evaluations, strict=True):
         sources = ", ".join(f"{r.name}: {r.source_sha256[:12]}" for r in evaluation.rows if r.source_sha256)
         seeds = ", ".join(f"{r.name}: seed {r.seed}" for r in evaluation.rows if r.seed is not None)
-        yield f"* `{run}`: inputs {evaluation.inputs}; weights {sources}; {seeds}; {evaluation.seconds:.0f} s"
+        yield f"* `{run}`: inputs {evaluation.inputs}; weights {sources}; {seeds}"
 
 
 def _table(metrics: Metrics, table: list[tuple[Line, ...]]) -> Iterator[str]:

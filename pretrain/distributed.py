@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_nn
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from configs import ConfigError
 
@@ -119,6 +120,20 @@ def _place(device: DeviceName, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def data_parallel(module: nn.Module) -> nn.Module:
+    """``module`` with its gradients averaged over the ranks; itself without a group.
+
+    Buffers are left alone: batch-norm statistics that differ between nodes are those of the main rank in what
+    is kept.
+    """
+    if not dist.is_initialized():
+        return module
+    # The name of the option changed with torch 2.15.
+    known = inspect.signature(DistributedDataParallel).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return DistributedDataParallel(module, gradient_as_bucket_view=True, **{option: False})
+
+
 def all_reduce(x: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor:
     """``x`` reduced in place over all ranks; without a group, ``x`` itself."""
     if dist.is_initialized():
@@ -150,6 +165,23 @@ def barrier() -> None:
         dist.barrier()
 
 
+class _DifferentiableSum(torch.autograd.Function):
+    """The sum over the ranks of a group; the gradient of a sum is the sum of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        total = x.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
+
+
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over the ranks of a group on CPUs, where torch's own SyncBatchNorm refuses to run.
 
@@ -170,7 +202,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         x32 = x if x.dtype == torch.float64 else x.float()
         count = x32.new_tensor([x32.numel() / x32.shape[1]])
         sums = torch.cat([x32.sum(axes), (x32 * x32).sum(axes), count])
-        sums = dist_nn.all_reduce(sums, group=self.process_group or dist.group.WORLD)
+        sums = _DifferentiableSum.apply(sums, self.process_group)
         total = sums[-1]
         mean, square = (sums[:-1] / total).chunk(2)
         variance = (square - mean * mean).clamp(min=0)
@@ -210,7 +242,7 @@ def synchronise_batch_norm(module: nn.Module, place: Ranks, over: BatchNormRanks
 def _replace(module: nn.Module, group: dist.ProcessGroup | None) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            synced = SyncBatchNorm(child.num_features, child.eps, child.momentum)
+            synced = SyncBatchNorm(child.num_features, child.eps, child.momentum).to(child.weight)
             synced.load_state_dict(child.state_dict())
             synced.process_group = group
             setattr(module, name, synced)

@@ -14,8 +14,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 import configs
 from configs import Config, ConfigError, environment
@@ -137,14 +135,9 @@ class _Run:
         self.agreement = Agreement(place.device)
         first = self._restore()
         self.span = Span(first, self.batches.steps_per_epoch * config.epochs, self.batches.steps_per_epoch)
-        self.model: nn.Module = self.method
         if config.compile:
             self.method.compile_networks()
-        if place.world > 1:
-            # Batch-norm statistics need no broadcast: those of the main rank are the ones that are kept.
-            self.model = DistributedDataParallel(
-                self.method, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+        self.model = distributed.data_parallel(self.method)
 
     def loop(self) -> bool:
         """Train to the end, or until somebody asks to stop; whether the end was reached."""

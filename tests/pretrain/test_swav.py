@@ -22,9 +22,10 @@ def plain_sinkhorn(scores: np.ndarray, epsilon: float, iterations: int) -> np.nd
 
 @pytest.fixture
 def scores():
+    """(2, 24, 10) cosines, float64: what is compared are equations, not roundings."""
     generator = torch.Generator().manual_seed(0)
-    embedding = torch.nn.functional.normalize(torch.randn(2, 24, 16, generator=generator), dim=2)
-    prototypes = torch.nn.functional.normalize(torch.randn(10, 16, generator=generator), dim=1)
+    embedding = torch.nn.functional.normalize(torch.randn(2, 24, 16, generator=generator).double(), dim=2)
+    prototypes = torch.nn.functional.normalize(torch.randn(10, 16, generator=generator).double(), dim=1)
     return embedding @ prototypes.T
 
 
@@ -32,32 +33,35 @@ def scores():
 def test_sinkhorn_equals_the_plain_algorithm(scores, epsilon):
     ours = sinkhorn(scores, epsilon, 3)
     for problem in range(2):
-        expected = plain_sinkhorn(scores[problem].double().numpy(), epsilon, 3)
-        np.testing.assert_allclose(ours[problem].numpy(), expected, rtol=1e-4, atol=1e-7)
+        expected = plain_sinkhorn(scores[problem].numpy(), epsilon, 3)
+        np.testing.assert_allclose(ours[problem].numpy(), expected, rtol=1e-6, atol=1e-12)
+    single = sinkhorn(scores.float(), epsilon, 3)
+    torch.testing.assert_close(single.double(), ours, rtol=1e-4, atol=1e-6)
 
 
 def test_sinkhorn_balances(scores):
     codes = sinkhorn(scores, 0.05, 100)
-    torch.testing.assert_close(codes.sum(2), torch.ones(2, 24))
-    torch.testing.assert_close(codes.sum(1), torch.full((2, 10), 2.4), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(codes.sum(2), torch.ones(2, 24).double())
+    torch.testing.assert_close(codes.sum(1), torch.full((2, 10), 2.4).double(), atol=1e-3, rtol=1e-3)
 
 
 def test_sinkhorn_survives_what_overflows_the_plain_form(scores):
     """exp(1 / 0.01) is beyond float32."""
-    codes = sinkhorn(scores.clone().fill_(1.0) + 1e-3 * scores, 0.01, 3)
+    codes = sinkhorn(scores.float().fill_(1.0) + 1e-3 * scores.float(), 0.01, 3)
     assert torch.isfinite(codes).all()
 
 
 def test_loss_equals_the_sum_over_pairs(scores):
+    """Equation 2 of the paper, a sample and a pair at a time in numpy."""
     views = torch.cat([scores, scores.roll(1, 2), scores.roll(2, 2)])  # six views
-    codes = sinkhorn(views[:2], 0.05, 3)
-    pairs = [
-        -(codes[a] * torch.log_softmax(views[v] / 0.1, 1)).sum(1).mean()
-        for a in range(2)
-        for v in range(6)
-        if v != a
-    ]
-    torch.testing.assert_close(swapped_loss(views, codes, 0.1), torch.stack(pairs).mean())
+    codes = sinkhorn(views[:2], 0.05, 3).numpy()
+    pairs = []
+    for a in range(2):
+        for v in set(range(6)) - {a}:
+            p = np.exp(views[v].numpy() / 0.1)
+            p /= p.sum(1, keepdims=True)
+            pairs.append(-(codes[a] * np.log(p)).sum(1).mean())
+    assert swapped_loss(views, torch.from_numpy(codes), 0.1).item() == pytest.approx(np.mean(pairs), rel=1e-9)
 
 
 def test_uniform_predictions_cost_ln_k():
@@ -99,9 +103,13 @@ def test_queue_fills_from_its_start_epoch_and_then_takes_part(method):
     method(views(2), epoch=1.1)
     assert torch.equal(method.queue[:, 4:], newest)  # newest rows first
     scores = torch.randn(2, 4, 12) * 0.1
+    queued = (method.queue @ method.prototypes.weight.T).detach()
     with_queue = method.assign(torch.randn(2, 4, 8), scores, epoch=1.2)
+    for problem in range(2):
+        joined = torch.cat([queued[problem], scores[problem]]).double().numpy()
+        expected = plain_sinkhorn(joined, method.config.epsilon, 3)[-4:]
+        np.testing.assert_allclose(with_queue[problem].numpy(), expected, atol=1e-6)
     alone = method.assign(torch.randn(2, 4, 8), scores, epoch=0.0)
-    assert with_queue.shape == alone.shape == (2, 4, 12)
     assert not torch.allclose(with_queue, alone)
 
 
