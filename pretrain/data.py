@@ -29,6 +29,9 @@ class DataConfig(Config):
     """The pictures to learn from."""
 
     path: str = Field(description="a .beton written by data_prep")
+    rows: str | None = Field(
+        None, description="a .npy of row numbers: learn from these pictures only; null: from all"
+    )
     decoder: Literal["ffcv", "pillow"] = Field(
         "ffcv",
         description="ffcv is a fifth faster a thread (benchmarks/input.py); pillow needs no compiled package. Their "
@@ -71,11 +74,12 @@ class Batches:
                 f"batch_size: {batch_size} is not a multiple of the {place.world} ranks; change one"
             )
         beton = Beton(config.path)
-        self.count = len(beton)
+        self._rows = read_rows(config.rows, len(beton)) if config.rows else None
+        self.count = len(beton) if self._rows is None else len(self._rows)
         self.steps_per_epoch = self.count // batch_size
         if not self.steps_per_epoch:
             raise ConfigError(
-                f"batch_size: {batch_size} is more than the {self.count} pictures of {config.path}"
+                f"batch_size: {batch_size} is more than the {self.count} pictures of {config.rows or config.path}"
             )
         self._place, self._seed = place, seed
         self._batch_size, self._rank_batch = batch_size, batch_size // place.world
@@ -87,7 +91,8 @@ class Batches:
         """Batches of ``step``, ``step + 1``, ... without end."""
         epoch, first = divmod(step, self.steps_per_epoch)
         while True:
-            order = self._share(epoch_order(self._seed, epoch, self.count))[first:].reshape(-1)
+            order = epoch_order(self._seed, epoch, self.count)
+            order = self._share(order if self._rows is None else self._rows[order])[first:].reshape(-1)
             size = self._rank_batch
             for i, images in enumerate(self._decoder.epoch(order, size)):
                 # A copy in any case: the decoder goes on to overwrite its buffer.
@@ -99,6 +104,27 @@ class Batches:
         """(steps, B / world): what this rank reads at each step of the epoch."""
         whole = order[: self.steps_per_epoch * self._batch_size]
         return whole.reshape(self.steps_per_epoch, self._place.world, -1)[:, self._place.rank]
+
+
+def read_rows(path: str, count: int) -> Indices:
+    """The row numbers in the .npy file at ``path``, of a set of ``count`` pictures.
+
+    Raises:
+        ConfigError: if it is no list of different rows of that set.
+    """
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"data.rows: {path} cannot be read as a .npy file ({error})") from None
+    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+        raise ConfigError(
+            f"data.rows: {path} holds {rows.dtype} {rows.shape}; write whole numbers in one axis"
+        )
+    if len(rows) and not (rows.min() >= 0 and rows.max() < count):
+        raise ConfigError(f"data.rows: {path} names row {rows.max()}, but the set has rows 0 to {count - 1}")
+    if len(np.unique(rows)) < len(rows):
+        raise ConfigError(f"data.rows: {path} names a row twice; write each once")
+    return rows.astype(np.int64)
 
 
 class PillowDecoder:

@@ -130,8 +130,8 @@ def data_parallel(module: nn.Module) -> nn.Module:
         return module
     # The name of the option changed with torch 2.15.
     known = inspect.signature(DistributedDataParallel).parameters
-    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    return DistributedDataParallel(module, gradient_as_bucket_view=True, **{option: False})
+    options: Any = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+    return DistributedDataParallel(module, gradient_as_bucket_view=True, **options)
 
 
 def all_reduce(x: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor:
@@ -176,7 +176,7 @@ class _DifferentiableSum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         total = gradient.contiguous().clone()
         dist.all_reduce(total, group=ctx.group)
         return total, None

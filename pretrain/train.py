@@ -18,7 +18,7 @@ from pydantic import Field
 import configs
 from configs import Config, ConfigError, environment
 from data_prep.beton import read_manifest
-from data_prep.files import atomic_write, write_json
+from data_prep.files import atomic_write, sha256_file, write_json
 from pretrain import backbones, checkpoint, distributed
 from pretrain.agreement import Agreement, StopRequest
 from pretrain.backbones import BackboneConfig
@@ -247,10 +247,12 @@ def _identity(config: PretrainConfig) -> dict[str, str]:
     """What decides the weights: the settings and the bytes of the data. Kept in the run's ``run.json``."""
     if not Path(config.data.path).exists():
         raise ConfigError(f"data.path: {config.data.path} does not exist; run data_prep first")
-    return {
-        "settings": configs.config_hash(config, _FREE_FIELDS),
-        "data_sha256": read_manifest(config.data.path).sha256,
-    }
+    data = read_manifest(config.data.path).sha256
+    if config.data.rows:
+        if not Path(config.data.rows).exists():
+            raise ConfigError(f"data.rows: {config.data.rows} does not exist")
+        data += sha256_file(config.data.rows)
+    return {"settings": configs.config_hash(config, _FREE_FIELDS), "data_sha256": data}
 
 
 def _refuse_other_run(folder: Path, identity: dict[str, str]) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import configs
+from pretrain.train import PretrainConfig
+
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 epochs: 1
@@ -69,3 +72,14 @@ def test_help_lists_every_field_with_its_meaning():
     assert done.returncode == 0
     for field in ("method.epsilon", "views.crops.scale", "checkpoint.every_steps", "optimizer.variant"):
         assert field in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "pretrain").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_recipe_is_valid_and_shared_evenly(path):
+    config = configs.load(path, schema=PretrainConfig)
+    ranks = {"64gpu": 64, "8gpu": 8}.get(path.stem.rpartition("_")[2], 1)
+    assert config.batch_size % ranks == 0
+    assert config.method.queue_length % config.batch_size in (0, config.method.queue_length)
+    if ranks == 64:
+        assert (config.batch_size, config.schedule.lr, config.epochs) == (4096, 4.8, 200)
+        assert [(crop.count, crop.size) for crop in config.views.crops] == [(2, 224), (6, 96)]

@@ -10,10 +10,11 @@ from configs import ConfigError
 from data_prep.beton import Beton
 from pretrain.data import Batches, DataConfig, epoch_order
 from pretrain.distributed import Ranks
+from pretrain.views import CropConfig, ViewsConfig, make_views
 
 
-def batches(path, *, decoder="pillow", batch_size=16, seed=0, rank=0, world=1):
-    config = DataConfig(path=str(path), decoder=decoder, workers=1)
+def batches(path, *, decoder="pillow", batch_size=16, seed=0, rank=0, world=1, rows=None):
+    config = DataConfig(path=str(path), decoder=decoder, workers=1, rows=rows and str(rows))
     place = Ranks(rank, world, rank, world, torch.device("cpu"))
     return Batches(config, place, batch_size=batch_size, seed=seed)
 
@@ -61,6 +62,49 @@ def test_ranks_share_each_global_batch(beton_path, world):
     for step in range(5):
         joined = np.concatenate([share[step].rows for share in shares])
         assert np.array_equal(joined, alone[step].rows)
+
+
+def test_views_do_not_depend_on_the_number_of_ranks(beton_path):
+    """The joined views of four ranks are those of one, sample by sample, bit for bit."""
+    config = ViewsConfig(
+        crops=(CropConfig(count=2, size=48, scale=(0.2, 1)), CropConfig(count=3, size=24, scale=(0.1, 0.2)))
+    )
+
+    def views_of(rank, world):
+        (batch,) = take(batches(beton_path, rank=rank, world=world).from_step(7), 1)
+        groups = make_views(batch.images, config, seed=0, epoch=1, index=batch.rows)
+        return [
+            group.unflatten(0, (crop.count, -1)) for group, crop in zip(groups, config.crops, strict=True)
+        ]
+
+    shares = [views_of(rank, 4) for rank in range(4)]
+    for number, alone in enumerate(views_of(0, 1)):
+        assert torch.equal(torch.cat([share[number] for share in shares], 1), alone)
+
+
+def test_a_subset_is_learnt_from_alone(beton_path, tmp_path):
+    chosen = np.random.default_rng(0).permutation(96)[:40]
+    np.save(tmp_path / "rows.npy", chosen)
+    source = batches(beton_path, batch_size=8, rows=tmp_path / "rows.npy")
+    assert source.steps_per_epoch == 5
+    found = take(source.from_step(0), 5)
+    assert sorted(np.concatenate([batch.rows for batch in found])) == sorted(chosen)
+    expected = np.stack([Beton(beton_path).image(int(row)) for row in found[0].rows])
+    assert np.array_equal(found[0].images.numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.array([3, 96]), "names row 96, but the set has rows 0 to 95"),
+        (np.array([3, 3]), "names a row twice"),
+        (np.array([0.5]), "whole numbers in one axis"),
+    ],
+)
+def test_a_wrong_subset_is_refused(beton_path, tmp_path, rows, message):
+    np.save(tmp_path / "rows.npy", rows)
+    with pytest.raises(ConfigError, match=message):
+        batches(beton_path, rows=tmp_path / "rows.npy")
 
 
 def test_leaving_an_epoch_early_leaves_no_thread_behind(beton_path):
