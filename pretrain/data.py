@@ -113,7 +113,7 @@ def read_rows(path: str, count: int) -> Indices:
         ConfigError: if it is no list of different rows of that set.
     """
     try:
-        rows = np.load(path, allow_pickle=False)
+        rows: npt.NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"data.rows: {path} cannot be read as a .npy file ({error})") from None
     if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):

@@ -231,6 +231,10 @@ class _Run:
 
 
 def _build(config: PretrainConfig, place: distributed.Ranks) -> SwAV:
+    if config.method.queue_length % place.world:
+        raise ConfigError(
+            f"method.queue_length: {config.method.queue_length} is not a multiple of the {place.world} ranks"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         backbone = backbones.build(config.backbone.architecture, config.backbone.width)
