@@ -40,6 +40,11 @@ def _document(runs: Sequence[str], evaluations: list[Metrics]) -> Iterator[str]:
     if data.synthetic:
         yield "**Synthetic faces.** All faces are rendered; nothing here speaks about photographs of people."
         yield ""
+    versions = ", ".join(
+        f"{name} {evaluations[0].versions[name]}" for name in ("torch", "torchvision", "ffcv")
+    )
+    yield f"Written by `make results`; {versions}."
+    yield ""
     yield (
         f"{len(runs)} pretraining seeds, each paired with another random initialisation of the same network. "
         f"{data.train_pictures} training pictures of {data.train_identities} people, {data.test_pictures} test "
@@ -53,18 +58,25 @@ def _document(runs: Sequence[str], evaluations: list[Metrics]) -> Iterator[str]:
         f"*Same sign* counts the seeds in which the pretrained backbone is better; p is the two-sided sign "
         f"test, whose smallest value with {len(runs)} seeds is {_sign_test(len(runs), len(runs)):.3g}."
     )
+    leading = list(zip(*(lines(e, leading_only=True) for e in evaluations), strict=True))
+    every = list(zip(*(lines(e, leading_only=False) for e in evaluations), strict=True))
+    rest = [same for same in every if same not in leading and "_au" not in same[0].metric.name]
     for mode, title in MODES.items():
-        table = [
-            same for same in zip(*(lines(e, False) for e in evaluations), strict=True) if same[0].mode == mode
-        ]
-        if table:
-            yield f"\n## {title}\n"
-            yield from _table(evaluations[0], [same for same in table if "_au" not in same[0].metric.name])
+        yield from _section(f"## {title}", evaluations[0], [same for same in leading if same[0].mode == mode])
+    yield "\n## The other metrics"
+    for mode, title in MODES.items():
+        yield from _section(f"### {title}", evaluations[0], [same for same in rest if same[0].mode == mode])
     yield "\n## Runs\n"
     for run, evaluation in zip(runs, evaluations, strict=True):
         sources = ", ".join(f"{r.name}: {r.source_sha256[:12]}" for r in evaluation.rows if r.source_sha256)
         seeds = ", ".join(f"{r.name}: seed {r.seed}" for r in evaluation.rows if r.seed is not None)
         yield f"* `{run}`: inputs {evaluation.inputs}; weights {sources}; {seeds}"
+
+
+def _section(title: str, metrics: Metrics, table: list[tuple[Line, ...]]) -> Iterator[str]:
+    if table:
+        yield f"\n{title}\n"
+        yield from _table(metrics, table)
 
 
 def _table(metrics: Metrics, table: list[tuple[Line, ...]]) -> Iterator[str]:

@@ -185,8 +185,8 @@ class _DifferentiableSum(torch.autograd.Function):
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over the ranks of a group on CPUs, where torch's own SyncBatchNorm refuses to run.
 
-    The gradient flows through the reduced statistics. Equal to one process with the group's whole batch, up
-    to the order of the sums.
+    Every rank has the same number of pictures. The gradient flows through the reduced statistics. Equal to one
+    process with the group's whole batch, up to the order of the sums.
     """
 
     process_group: dist.ProcessGroup | None = None
@@ -200,17 +200,15 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(x)
         axes = [0, *range(2, x.ndim)]
         x32 = x if x.dtype == torch.float64 else x.float()
-        count = x32.new_tensor([x32.numel() / x32.shape[1]])
-        sums = torch.cat([x32.sum(axes), (x32 * x32).sum(axes), count])
-        sums = _DifferentiableSum.apply(sums, self.process_group)
-        total = sums[-1]
-        mean, square = (sums[:-1] / total).chunk(2)
-        variance = (square - mean * mean).clamp(min=0)
-        self._track(mean.detach(), (variance * total / (total - 1)).detach())
         shape = [1, -1, *[1] * (x.ndim - 2)]
+        total = x32.numel() / x32.shape[1] * dist.get_world_size(self.process_group)
+        mean = _DifferentiableSum.apply(x32.sum(axes), self.process_group) / total
+        # In two rounds: a mean of squares less the square of the mean would cancel in float32.
+        centred = x32 - mean.view(shape)
+        variance = _DifferentiableSum.apply((centred * centred).sum(axes), self.process_group) / total
+        self._track(mean.detach(), variance.detach() * total / (total - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        shift = self.bias - mean * scale
-        normalised: Tensor = x32 * scale.view(shape) + shift.view(shape)
+        normalised: Tensor = centred * scale.view(shape) + self.bias.view(shape)
         return normalised.to(x.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:

@@ -1,9 +1,9 @@
-"""Optimisers: LARS (You, Gitman, Ginsburg 2017) in its two readings, and plain SGD."""
+"""Optimisers: LARS (You, Gitman, Ginsburg 2017) in its two readings, and the SGD that it is built on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -42,57 +42,77 @@ class SGDConfig(Config):
 OptimizerConfig = Annotated[LARSConfig | SGDConfig, Field(discriminator="name")]
 
 
-class LARS(torch.optim.Optimizer):
-    """SGD with momentum whose gradient is scaled a tensor at a time.
+class SGD(torch.optim.Optimizer):
+    """Stochastic gradient descent with momentum.
 
-    For a weight w with gradient g: ``ratio = trust * |w| / (|g| + wd * |w| + eps)``, update direction
-    ``ratio * (g + wd * w)``. Where |w| or |g| is zero the raw gradient passes, undecayed and unscaled, as in
-    the LARC of the SwAV scripts; a bias that starts at zero therefore takes its first step at full rate.
-
-    Like torch's fused optimisers it leaves everything as it was where ``found_inf`` is 1: a () float32 tensor
-    on the weights' device, which the caller sets before :meth:`step`.
+    torch's own arithmetic, but two things: a parameter may get its first gradient late, as SwAV's frozen
+    prototypes do, at which torch's fused form fails; and where ``found_inf`` is 1, a () float32 tensor on the
+    weights' device that the caller sets before :meth:`step`, weights and momenta stay as they were.
     """
 
     found_inf: Tensor | None = None
 
-    def __init__(self, parameters: Iterable[nn.Parameter], config: LARSConfig, lr: float) -> None:
-        super().__init__(parameters, {"lr": lr})
-        self.config = config
+    def __init__(self, parameters: Iterable[nn.Parameter], config: SGDConfig, lr: float) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": config.momentum})
+        self._weight_decay = config.weight_decay
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
-        assert closure is None, "LARS takes no closure"
+        assert closure is None, "a closure is not supported"
         for group in self.param_groups:
             weights: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            gradients: list[Tensor] = [p.grad for p in group["params"] if p.grad is not None]
             if weights:
-                self._update(weights, group["lr"])
+                self._update(weights, gradients, group["lr"], group["momentum"])
 
-    def _update(self, weights: list[Tensor], lr: float) -> None:
-        paper = self.config.variant == "paper"
-        updates = self._adapted(weights)
-        if paper:
-            torch._foreach_mul_(updates, lr)
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], lr: float, momentum: float) -> None:
+        self._descend(weights, gradients, lr, momentum, self._weight_decay)
+
+    def _descend(
+        self, weights: list[Tensor], gradients: list[Tensor], lr: float, momentum: float, weight_decay: float
+    ) -> None:
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight]["momentum"] = torch.zeros_like(weight)
         sgd(
             weights,
-            updates,
+            gradients,
             [self.state[weight]["momentum"] for weight in weights],
             fused=True,
             found_inf=self.found_inf,
-            momentum=self.config.momentum,
-            lr=1.0 if paper else lr,
-            weight_decay=0.0,
+            momentum=momentum,
+            lr=lr,
+            weight_decay=weight_decay,
             dampening=0.0,
             nesterov=False,
             maximize=False,
         )
 
-    def _adapted(self, weights: list[Tensor]) -> list[Tensor]:
+
+class LARS(SGD):
+    """SGD with momentum whose gradient is scaled a tensor at a time.
+
+    For a weight w with gradient g: ``ratio = trust * |w| / (|g| + wd * |w| + eps)``, update direction
+    ``ratio * (g + wd * w)``. Where |w| or |g| is zero the raw gradient passes, undecayed and unscaled, as in
+    the LARC of the SwAV scripts; a bias that starts at zero therefore takes its first step at full rate.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], config: LARSConfig, lr: float) -> None:
+        super().__init__(
+            parameters, SGDConfig(momentum=config.momentum, weight_decay=config.weight_decay), lr
+        )
+        self.config = config
+
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], lr: float, momentum: float) -> None:
+        updates = self._adapted(weights, gradients)
+        if self.config.variant == "paper":
+            torch._foreach_mul_(updates, lr)
+            lr = 1.0
+        self._descend(weights, updates, lr, momentum, weight_decay=0.0)
+
+    def _adapted(self, weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         config = self.config
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
         weight_norms = torch.stack(torch._foreach_norm(weights))
         gradient_norms = torch.stack(torch._foreach_norm(gradients))
         denominator = gradient_norms + config.weight_decay * weight_norms + config.eps
@@ -107,11 +127,8 @@ class LARS(torch.optim.Optimizer):
         return updates
 
 
-def make_optimizer(
-    parameters: Iterable[nn.Parameter], config: LARSConfig | SGDConfig, lr: float
-) -> torch.optim.Optimizer:
-    """The optimiser that ``config`` names, over one group of parameters; it obeys ``found_inf`` as LARS does."""
+def make_optimizer(parameters: Iterable[nn.Parameter], config: LARSConfig | SGDConfig, lr: float) -> SGD:
+    """The optimiser that ``config`` names, over one group of parameters."""
     if isinstance(config, LARSConfig):
         return LARS(parameters, config, lr)
-    options: dict[str, Any] = {"momentum": config.momentum, "weight_decay": config.weight_decay}
-    return torch.optim.SGD(parameters, lr=lr, fused=True, **options)
+    return SGD(parameters, config, lr)

@@ -188,7 +188,7 @@ class _Run:
         loss.backward()
         self.method.after_backward(epoch)
         gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
-        self.optimizer.found_inf = self.agreement.note(loss, gradients, self.stop.received is not None)  # type: ignore[attr-defined]
+        self.optimizer.found_inf = self.agreement.note(loss, gradients, self.stop.received is not None)
         self.optimizer.step()
         return loss.detach(), lr
 

@@ -111,9 +111,20 @@ def test_a_parameter_without_gradient_is_left_alone():
     assert list(optimizer.state) == [parameters[0]]
 
 
-def test_make_optimizer_names():
-    parameter = nn.Parameter(torch.ones(2))
-    assert isinstance(make_optimizer([parameter], SGDConfig(), 0.1), torch.optim.SGD)
+def test_sgd_equals_torch_also_for_a_gradient_that_comes_late():
+    def run(make):
+        parameters = [nn.Parameter(torch.linspace(-1, 1, 1000)), nn.Parameter(torch.ones(7))]
+        optimizer = make(parameters)
+        for step, rate in enumerate(RATES):
+            optimizer.param_groups[0]["lr"] = rate
+            parameters[0].grad = torch.sin(torch.arange(1000.0) + step)
+            parameters[1].grad = torch.full((7,), 0.3 + step) if step > 1 else None
+            optimizer.step()
+        return [p.detach() for p in parameters]
+
+    ours = run(lambda p: make_optimizer(p, SGDConfig(weight_decay=0.01), 0.1))
+    theirs = run(lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01, foreach=False))
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 
 def test_schedule_of_the_scripts():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from data_prep.beton import Beton, write_beton
-from pretrain import checkpoint
+from pretrain import backbones, checkpoint
 from pretrain.log import read_metrics
 from tests.pretrain.runs import TINY, Run, torchrun
 
@@ -82,6 +82,26 @@ def test_twenty_disturbances_of_every_kind(beton_path, tmp_path, config, world):
     kinds = EVERY_KIND * 2 + chance.sample(EVERY_KIND, 2)
     chance.shuffle(kinds)
     disturb(beton_path, tmp_path, config, world, kinds, epochs=100)
+
+
+@pytest.mark.slow
+def test_sixteen_ranks_take_the_step_of_one(beton_path, tmp_path, config):
+    """The exact comparison is in float64 (test_distributed.py); in float32 the gradient of this untrained network is
+    known to 1 % only, on one process too.
+    """
+    alike = ["precision=float32", "batch_size=96", "epochs=1", "schedule.warmup_epochs=0"]
+    alike += ["data.decoder=pillow", "method.queue_length=0"]
+    weights = []
+    for world in (1, 16):
+        Run(config, beton_path, tmp_path / str(world), world, *alike).finish()
+        weights.append(backbones.load(tmp_path / str(world) / "backbone.safetensors")[0].state_dict())
+    start = backbones.random("resnet18", 0.25, seed=0).state_dict()
+    moved, apart = (
+        torch.cat([(weights[0][name] - other[name]).flatten() for name in start if "weight" in name]).norm()
+        for other in (start, weights[1])
+    )
+    assert moved > 0
+    assert apart < 0.05 * moved
 
 
 @pytest.mark.chaos
