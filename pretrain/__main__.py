@@ -1,4 +1,8 @@
-"""``python -m pretrain CONFIG [key=value ...]``: pretrain a backbone, or go on with one."""
+"""``python -m pretrain CONFIG [key=value ...]``: pretrain a backbone, or go on with one.
+
+``python -m pretrain import FILE TARGET`` takes over somebody else's weights, ``python -m pretrain export BACKBONE
+TARGET`` writes ours for others; each has its own ``--help``.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,21 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import configs
 from configs import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Choose by the first word: ``import``, ``export``, or else a run."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    action = {"import": _import, "export": _export}.get(words[0] if words else "")
+    return action(words[1:]) if action else _pretrain(words)
+
+
+def _pretrain(words: Sequence[str]) -> int:
     """Parse, train, and print the path of the backbone as the last line.
 
     Returns:
@@ -31,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for example epochs=10 optimizer.name=sgd"
     )
-    arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    arguments = parser.parse_args(words)
     config = configs.load(arguments.config, arguments.overrides, schema=PretrainConfig)
     with StopRequest() as stop:
         backbone = train(config, stop)
@@ -46,6 +58,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         requeue(signal.SIGUSR2, None)
         return cli.DONE
     return cli.STOPPED
+
+
+def _import(words: Sequence[str]) -> int:
+    from pretrain.interchange import import_backbone
+
+    parser = argparse.ArgumentParser(
+        prog="python -m pretrain import",
+        description="Take the ResNet out of somebody else's checkpoint: torchvision, timm, SwAV, Bulat et al., MoCo, "
+        "BYOL, SimFLE. Nothing in the file is executed.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, help=".pth, .pth.tar, .pt or .safetensors")
+    parser.add_argument("target", type=Path, help="the backbone.safetensors to write")
+    parser.add_argument("--root", help="beginning of the network's keys, where there are several")
+    parser.add_argument("--image-size", type=int, default=224, help="pixels a side that it was trained on")
+    parser.add_argument("--mean", type=float, nargs=3, default=(0.485, 0.456, 0.406), help="RGB, of 0..1")
+    parser.add_argument("--std", type=float, nargs=3, default=(0.229, 0.224, 0.225), help="RGB, of 0..1")
+    parser.add_argument("--licence", default="unknown", help="of the weights, for the record")
+    arguments = parser.parse_args(words)
+    header = import_backbone(**vars(arguments))
+    print(f"{header['architecture']}, width {header['width']}", file=sys.stderr)
+    print(arguments.target)
+    return cli.DONE
+
+
+def _export(words: Sequence[str]) -> int:
+    from pretrain.interchange import export_backbone
+
+    parser = argparse.ArgumentParser(
+        prog="python -m pretrain export",
+        description="Write a backbone for others, with a model card beside it.",
+    )
+    parser.add_argument("source", type=Path, help="a backbone.safetensors")
+    parser.add_argument("target", type=Path, help=".pth (torchvision, timm), .safetensors (timm) or .onnx")
+    parser.add_argument("--figures", type=Path, help="a metrics.json whose figures the card shall show")
+    print(export_backbone(**vars(parser.parse_args(words))))
+    return cli.DONE
 
 
 if __name__ == "__main__":

@@ -27,6 +27,9 @@ _BLOCKS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 }
 
 
+ARCHITECTURES: tuple[str, ...] = tuple(_BLOCKS)
+
+
 class BackboneConfig(Config):
     """The network that is kept after pretraining."""
 
@@ -56,6 +59,12 @@ def build(architecture: Architecture, width: float = 1.0) -> ResNet:
     return _ScaledResNet(block, layers, width)
 
 
+def blocks(architecture: str) -> tuple[bool, list[int]]:
+    """Whether its blocks are bottlenecks, and how many of them its four stages have."""
+    block, layers = _BLOCKS[architecture]
+    return block is Bottleneck, layers
+
+
 def feature_dim(backbone: ResNet) -> int:
     """Length D of a backbone's feature vector."""
     return int(backbone.inplanes)
@@ -82,12 +91,24 @@ def _with_sorted_header(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
-def load(path: str | Path) -> tuple[ResNet, dict[str, str]]:
-    """The backbone in a hand-off file and its metadata (architecture, width, mean, std, step, ...).
+def read_header(path: str | Path) -> dict[str, str]:
+    """The metadata in a hand-off file (architecture, width, mean, std, step, ...).
 
     Raises:
         ConfigError: if the file is missing, is not safetensors, or was not written by :func:`save_backbone`.
     """
+    return _read(path)[1]
+
+
+def load(path: str | Path) -> tuple[ResNet, dict[str, str]]:
+    """The backbone in a hand-off file and its metadata; raises as :func:`read_header`."""
+    tensors, metadata = _read(path)
+    backbone = build(metadata["architecture"], float(metadata["width"]))  # type: ignore[arg-type]
+    backbone.load_state_dict(tensors)
+    return backbone, metadata
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
@@ -96,9 +117,7 @@ def load(path: str | Path) -> tuple[ResNet, dict[str, str]]:
         raise ConfigError(f"{path}: cannot be read as a backbone ({error}); pretrain first") from None
     if metadata.get("architecture") not in _BLOCKS:
         raise ConfigError(f"{path}: its header names no known architecture; was it written by facerep?")
-    backbone = build(metadata["architecture"], float(metadata["width"]))  # type: ignore[arg-type]
-    backbone.load_state_dict(tensors)
-    return backbone, metadata
+    return tensors, metadata
 
 
 def random(architecture: Architecture, width: float, seed: int) -> ResNet:

@@ -1,8 +1,9 @@
-"""The learning rate of a step: linear warm-up, then half a cosine, as in SwAV's pretraining scripts."""
+"""The learning rate of a step: linear warm-up, then half a cosine as in SwAV's pretraining scripts, or no change."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from pydantic import Field
 
@@ -18,6 +19,10 @@ class ScheduleConfig(Config):
     final_lr: float = Field(0.0, ge=0, description="reached at the last step")
     start_lr: float = Field(0.0, ge=0, description="of the first step, when there is a warm-up")
     warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear rise from start_lr to lr")
+    decay: Literal["cosine", "constant"] = Field(
+        "cosine",
+        description="after the warm-up; constant stays at lr, and such a run may be given more epochs later",
+    )
 
 
 def learning_rate(config: ScheduleConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
@@ -25,5 +30,7 @@ def learning_rate(config: ScheduleConfig, step: int, steps_per_epoch: int, total
     warmup = round(config.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return config.start_lr + (config.lr - config.start_lr) * step / max(1, warmup - 1)
+    if config.decay == "constant":
+        return config.lr
     progress = (step - warmup) / max(1, total_steps - warmup)
     return config.final_lr + 0.5 * (config.lr - config.final_lr) * (1 + math.cos(math.pi * progress))

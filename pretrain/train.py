@@ -118,7 +118,8 @@ def train(config: PretrainConfig, stop: StopRequest | None = None) -> Path | Non
 def finished(config: PretrainConfig) -> bool:
     """Whether the backbone of exactly this run is there; another run's folder is refused."""
     _refuse_other_run(Path(config.output), _identity(config))
-    return (Path(config.output) / "backbone.safetensors").exists()
+    backbone = Path(config.output) / "backbone.safetensors"
+    return backbone.exists() and backbones.read_header(backbone).get("epochs") == str(config.epochs)
 
 
 class _Run:
@@ -256,7 +257,8 @@ def _identity(config: PretrainConfig) -> dict[str, str]:
         if not Path(config.data.rows).exists():
             raise ConfigError(f"data.rows: {config.data.rows} does not exist")
         data += sha256_file(config.data.rows)
-    return {"settings": configs.config_hash(config, _FREE_FIELDS), "data_sha256": data}
+    free = _FREE_FIELDS | ({"epochs": True} if config.schedule.decay == "constant" else {})
+    return {"settings": configs.config_hash(config, free), "data_sha256": data}
 
 
 def _refuse_other_run(folder: Path, identity: dict[str, str]) -> None:
@@ -283,6 +285,7 @@ def _hand_off(config: PretrainConfig, target: Path, backbone: Any, step: int) ->
         "architecture": config.backbone.architecture,
         "width": str(config.backbone.width),
         "method": config.method.name,
+        "epochs": str(config.epochs),
         "step": str(step),
         "image_size": str(max(crop.size for crop in config.views.crops)),
         "mean": json.dumps(config.views.mean),

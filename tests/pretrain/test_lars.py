@@ -137,6 +137,12 @@ def test_schedule_of_the_scripts():
     np.testing.assert_allclose(rates, expected, rtol=1e-9)
 
 
+def test_schedule_without_decay_does_not_know_its_end():
+    config = ScheduleConfig(lr=2.0, warmup_epochs=1, decay="constant")
+    rates = [learning_rate(config, step, 10, total) for step in (0, 9, 10, 99) for total in (100, 1000)]
+    assert rates == [0.0, 0.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+
+
 def test_schedule_without_warmup_starts_at_the_top():
     config = ScheduleConfig(lr=1.0)
     assert learning_rate(config, 0, 10, 100) == 1.0

@@ -168,6 +168,19 @@ def test_finished_run_ends_at_once_and_other_settings_are_refused(beton_path, tm
     Run(config, beton_path, output).refuse("holds a run with other settings")
 
 
+def test_a_run_without_decay_may_be_given_more_epochs(beton_path, tmp_path, config):
+    """Two epochs and then four are, bit for bit, four."""
+    config.write_text(TINY.replace("warmup_epochs: 1", "decay: constant"))
+    short, longer = tmp_path / "short", tmp_path / "long"
+    Run(config, beton_path, short, 1, "epochs=2").finish()
+    two = (short / "backbone.safetensors").read_bytes()
+    assert "going on from step 12" in Run(config, beton_path, short, 1, "epochs=4").finish()
+    Run(config, beton_path, longer, 1, "epochs=4").finish()
+    assert (
+        (short / "backbone.safetensors").read_bytes() == (longer / "backbone.safetensors").read_bytes() != two
+    )
+
+
 def test_data_that_changed_under_a_run_is_refused(beton_path, tmp_path, config):
     config.write_text(TINY.replace("epochs: 16", "epochs: 1"))
     data = tmp_path / "set.beton"
