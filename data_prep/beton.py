@@ -231,6 +231,7 @@ class Beton:
             raise self._refused("not whole: its writer was stopped, or the copy was cut short")
         self._metadata = np.frombuffer(self._bytes, METADATA, count, METADATA_START)
         allocations = np.frombuffer(self._bytes, ALLOCATION, count, table)
+        self._starts = self._metadata["image"]["data_ptr"]
         self._sizes = np.zeros(count, np.int64)
         self._sizes[allocations["sample_id"]] = allocations["size"]
 
@@ -246,10 +247,13 @@ class Beton:
     def __len__(self) -> int:
         return len(self._metadata)
 
+    def stored(self, i: int) -> NDArray[np.uint8]:
+        """The stored JPEG file of sample ``i``, not copied."""
+        return np.frombuffer(self._bytes, np.uint8, self._sizes[i], self._starts[i])
+
     def jpeg(self, i: int) -> bytes:
         """The stored JPEG file of sample ``i``."""
-        start = int(self._metadata["image"]["data_ptr"][i])
-        return self._bytes[start : start + int(self._sizes[i])]
+        return self.stored(i).tobytes()
 
     def image(self, i: int) -> NDArray[np.uint8]:
         """(S, S, 3) uint8 RGB, decoded by Pillow."""

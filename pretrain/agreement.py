@@ -91,7 +91,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         self._take(signal.SIGUSR2)
-        self._take(signal.SIGINT)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in the background of a script
+            self._take(signal.SIGINT)
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             self._take(signal.SIGTERM)
         return self

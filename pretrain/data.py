@@ -1,16 +1,14 @@
 """From a ``.beton`` to uint8 batches, in an order that is a pure function of (seed, epoch).
 
-FFCV decodes and does nothing else. The order, the position in it and the share of a rank are ours, so a run
+FFCV's decoder decodes and does nothing else. The order, the position in it and the share of a rank are ours, so a run
 resumes from the step number alone and the global batch does not depend on the number of ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from queue import Empty
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +21,7 @@ from data_prep.beton import Beton
 from pretrain.distributed import Ranks
 
 Indices = npt.NDArray[np.int64]
+Images = npt.NDArray[np.uint8]
 
 
 class DataConfig(Config):
@@ -47,13 +46,6 @@ class Batch(NamedTuple):
 
     images: Tensor  # (B, H, W, 3) uint8, on the rank's device
     rows: Indices  # (B,) of the data set
-
-
-class Decoder(Protocol):
-    """Reads the pictures of an epoch in a given order."""
-
-    def epoch(self, order: Indices, batch_size: int) -> Iterator[Tensor]:
-        """(batch_size, H, W, 3) uint8 CPU tensors for consecutive parts of ``order``, valid until the next."""
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> Indices:
@@ -84,8 +76,7 @@ class Batches:
         self._place, self._seed = place, seed
         self._batch_size, self._rank_batch = batch_size, batch_size // place.world
         workers = config.workers or min(8, place.cores)
-        decoder = FFCVDecoder if config.decoder == "ffcv" else PillowDecoder
-        self._decoder: Decoder = decoder(beton, self._rank_batch, workers)
+        self._decoder = Decoder(beton, config, workers, pinned=place.device.type == "cuda")
 
     def from_step(self, step: int) -> Iterator[Batch]:
         """Batches of ``step``, ``step + 1``, ... without end."""
@@ -96,7 +87,10 @@ class Batches:
             size = self._rank_batch
             for i, images in enumerate(self._decoder.epoch(order, size)):
                 there = images.to(self._place.device, non_blocking=True)
+                copied = torch.cuda.current_stream().record_event() if there.is_cuda else None
                 yield Batch(there, order[i * size : (i + 1) * size])
+                if copied is not None:
+                    copied.synchronize()  # long ago; from here on the buffer may be filled anew
             epoch, first = epoch + 1, 0
 
     def _share(self, order: Indices) -> Indices:
@@ -126,70 +120,60 @@ def read_rows(path: str, count: int) -> Indices:
     return rows.astype(np.int64)
 
 
-class PillowDecoder:
-    """numpy and Pillow in threads: the same samples without FFCV, slower."""
+class Decoder:
+    """Decodes the pictures of an epoch in threads, one batch ahead."""
 
-    def __init__(self, beton: Beton, batch_size: int, workers: int) -> None:
-        self._beton, self._workers = beton, workers
+    def __init__(self, beton: Beton, config: DataConfig, workers: int, *, pinned: bool) -> None:
+        self._beton, self._workers, self._pinned = beton, workers, pinned
+        self._decode = _ffcv() if config.decoder == "ffcv" else _pillow
 
     def epoch(self, order: Indices, batch_size: int) -> Iterator[Tensor]:
-        """See :class:`Decoder`. Pillow releases the interpreter lock while it decodes."""
+        """(batch_size, H, W, 3) uint8 CPU tensors for consecutive parts of ``order``, valid until the next."""
+        side = self._beton.image(0).shape[0]
+        ring = [
+            torch.empty((batch_size, side, side, 3), dtype=torch.uint8, pin_memory=self._pinned)
+            for _ in range(2)
+        ]
         with ThreadPoolExecutor(self._workers) as pool:
-            ahead = [pool.submit(self._beton.image, i) for i in order[:batch_size]]
-            for start in range(0, len(order), batch_size):
-                following = order[start + batch_size : start + 2 * batch_size]
-                images = [future.result() for future in ahead]
-                ahead = [pool.submit(self._beton.image, i) for i in following]
-                yield torch.from_numpy(np.stack(images))
+            batches = np.split(order, range(batch_size, len(order), batch_size))
+            ahead = self._start(pool, batches[0], ring[0])
+            for number, rows in enumerate(batches):
+                for part in ahead:
+                    part.result()
+                if number + 1 < len(batches):
+                    # Into the buffer of the batch before, with which the caller is done.
+                    ahead = self._start(pool, batches[number + 1], ring[(number + 1) % 2])
+                yield ring[number % 2][: len(rows)]
+
+    def _start(self, pool: ThreadPoolExecutor, rows: Indices, images: Tensor) -> list[Future[None]]:
+        """Fill ``images`` with the pictures ``rows``, an equal part in each thread."""
+        parts = np.array_split(np.arange(len(rows)), self._workers)
+        return [pool.submit(self._fill, rows, images.numpy(), part) for part in parts if len(part)]
+
+    def _fill(self, rows: Indices, images: Images, places: Indices) -> None:
+        for place in places:
+            self._decode(self._beton, int(rows[place]), images[place])
 
 
-class FFCVDecoder:
-    """FFCV's JPEG decoder in an order of ours."""
-
-    def __init__(self, beton: Beton, batch_size: int, workers: int) -> None:
-        try:
-            from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-            from ffcv.loader import Loader, OrderOption
-            from ffcv.transforms import ToTensor
-        except ImportError as error:
-            raise ConfigError(f"data.decoder: ffcv cannot be imported ({error}); write pillow") from None
-        self._loader = Loader(
-            str(beton.path),
-            batch_size=batch_size,
-            num_workers=workers,  # never FFCV's default, which ignores the cores this process may use
-            os_cache=True,
-            order=OrderOption.SEQUENTIAL,
-            pipelines={"image": [SimpleRGBImageDecoder(), ToTensor()], "index": None, "label": None},
-        )
-
-    def epoch(self, order: Indices, batch_size: int) -> Iterator[Tensor]:
-        """See :class:`Decoder`."""
-        # FFCV 1.0.2 cannot take an order class in its constructor; it asks this object at each epoch.
-        self._loader.traversal_order = _FixedOrder(order)
-        iterator, whole = iter(self._loader), False
-        try:
-            for (images,) in iterator:
-                yield images
-            whole = True
-        finally:
-            if not whole:
-                _stop(iterator)
+def _pillow(beton: Beton, row: int, out: Images) -> None:
+    """Pillow lets go of the interpreter while it decodes."""
+    out[:] = beton.image(row)
 
 
-def _stop(iterator: Any) -> None:
-    """End FFCV's thread, which otherwise outlives an epoch that is left early, with its buffers."""
-    iterator.close()
-    while iterator.is_alive():
-        # The thread does not look for the end while it waits to put its last item into a full queue.
-        with suppress(Empty):
-            iterator.output_queue.get(timeout=0.05)
+def _ffcv() -> Callable[[Beton, int, Images], None]:
+    """FFCV's own C function, without its Loader.
 
+    The Loader builds Python sets for every row (gigabytes and minutes for millions), compiles for seconds at each
+    start, cannot be given an order, and hands out zeros for a picture that it cannot read.
+    """
+    try:
+        from ffcv.libffcv import imdecode
+    except ImportError as error:
+        raise ConfigError(f"data.decoder: ffcv cannot be imported ({error}); write pillow") from None
 
-class _FixedOrder:
-    """An FFCV traversal order that is given from outside."""
+    def decode(beton: Beton, row: int, out: Images) -> None:
+        side = len(out)
+        if imdecode(beton.stored(row), out, side, side, side, side, 0, 0, 1, 1, False, False):
+            raise OSError(f"{beton.path}: row {row} is no whole JPEG; copy the file again, or write it again")
 
-    def __init__(self, order: Indices) -> None:
-        self._order = order.astype(np.uint64)
-
-    def sample_order(self, epoch: int) -> Any:
-        return self._order
+    return decode

@@ -1,4 +1,4 @@
-"""Order, position and share of a rank; FFCV against Pillow; the guards around FFCV."""
+"""Order, position and share of a rank; FFCV's decoder against its loader and against Pillow."""
 
 import itertools
 import threading
@@ -7,6 +7,9 @@ import time
 import numpy as np
 import pytest
 import torch
+from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+from ffcv.loader import Loader
+from ffcv.transforms import ToTensor
 
 from configs import ConfigError
 from data_prep.beton import Beton
@@ -110,19 +113,37 @@ def test_a_wrong_subset_is_refused(beton_path, tmp_path, rows, message):
         batches(beton_path, rows=tmp_path / "rows.npy")
 
 
-def test_leaving_an_epoch_early_leaves_no_thread_behind(beton_path):
-    source = batches(beton_path, decoder="ffcv")
-    take(source.from_step(0), 1)
+def test_pixels_are_those_of_ffcvs_own_loader(beton_path):
+    pipelines = {"image": [SimpleRGBImageDecoder(), ToTensor()], "index": None, "label": None}
+    theirs = Loader(str(beton_path), batch_size=16, num_workers=1, pipelines=pipelines)
+    expected = torch.cat([images.clone() for (images,) in theirs])
+    for batch in take(batches(beton_path, decoder="ffcv").from_step(0), 6):
+        assert torch.equal(batch.images, expected[batch.rows])
+
+
+@pytest.mark.parametrize("decoder", ["pillow", "ffcv"])
+def test_leaving_an_epoch_early_leaves_no_thread_behind(beton_path, decoder):
     before = threading.active_count()
-    for _ in range(5):
-        take(source.from_step(0), 2)
+    for _ in range(3):
+        take(batches(beton_path, decoder=decoder).from_step(0), 2)
     assert threading.active_count() == before
 
 
+def test_a_damaged_picture_is_named(beton_path, tmp_path):
+    """FFCV's loader would hand out whatever was in the buffer."""
+    damaged = tmp_path / "set.beton"
+    content = bytearray(beton_path.read_bytes())
+    start = content.index(Beton(beton_path).jpeg(5))
+    content[start : start + 40] = bytes(40)
+    damaged.write_bytes(content)
+    with pytest.raises(OSError, match="row 5 is no whole JPEG"):
+        take(batches(damaged, decoder="ffcv").from_step(0), 6)
+
+
 def test_a_batch_stays_as_it_is_until_the_next(beton_path):
-    """FFCV's thread decodes ahead into a ring of buffers meanwhile."""
+    """The threads decode ahead meanwhile, also into the next epoch."""
     source = batches(beton_path, decoder="ffcv").from_step(0)
-    for _ in range(6):
+    for _ in range(9):
         images = next(source).images
         before = images.clone()
         time.sleep(0.1)

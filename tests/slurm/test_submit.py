@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -104,11 +105,18 @@ def test_submitting_returns_before_the_job_ends_and_prints_the_id_last(tiny: lis
 
 def test_a_stopped_watcher_takes_its_local_job_along(tiny: list[str]) -> None:
     command = _command("submit", "data_prep", *tiny, "lines=100", "seconds=1", "--local", "--watch")
-    watcher = subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, text=True)
+    watcher = subprocess.Popen(
+        command,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background of a script inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert watcher.stdout is not None
     assert "line 0" in watcher.stdout.readline()
     job = int(next(Path("run/logs/001").glob("*_0_log.out")).name.split("_")[0])
-    watcher.send_signal(2)
+    watcher.send_signal(signal.SIGINT)
     watcher.communicate(timeout=20)
     assert watcher.returncode == 1
     deadline = time.monotonic() + 20
