@@ -33,7 +33,7 @@ class DataConfig(Config):
     )
     decoder: Literal["ffcv", "pillow"] = Field(
         "ffcv",
-        description="ffcv reads 1.8 times as fast (benchmarks/loader.py); pillow needs no compiled package. Their "
+        description="ffcv reads 1.5 times as fast (benchmarks/loader.py); pillow needs no compiled package. Their "
         "pixels differ by a few grey levels, so a run keeps the one it began with",
     )
     workers: int = Field(

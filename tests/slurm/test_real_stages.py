@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from data_prep.beton import write_beton
 from slurm.__main__ import main
 from slurm.stages import STAGES
+from slurm.submit import prepare
 from slurm.testbed import Testbed
 
 PHOTOS = """
@@ -22,7 +29,7 @@ output: runs/pretrain
 epochs: 2
 batch_size: 16
 precision: float32
-# pillow: four processes that each compile FFCV would take longer than the training
+# pillow: as on a machine without FFCV
 data: {path: runs/photos/set.beton, decoder: pillow}
 views:
   crops: [{count: 2, size: 32, scale: [0.3, 1.0]}, {count: 2, size: 24, scale: [0.1, 0.3]}]
@@ -69,3 +76,48 @@ def test_photographs_to_a_backbone(
     assert len(list(Path("runs/pretrain/logs/001").glob(f"{job}_?_result.pkl"))) == 4
     assert main(["submit", "pretrain", "pretrain.yaml", *small, "--watch"]) == 0
     assert "is finished" in capfd.readouterr().out
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_a_preempted_pretraining_goes_on_from_where_it_was_told_to_stop(
+    on_testbed: Testbed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No periodic checkpoint is due: the one that counts is that of the signal."""
+    monkeypatch.chdir(tmp_path)
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)).save(buffer, "JPEG")
+    write_beton("runs/photos/set.beton", [buffer.getvalue()] * 64, np.arange(64), -np.ones(64, np.int64))
+    Path("pretrain.yaml").write_text(PRETRAIN + "checkpoint: {every_steps: 100000}\nlog_every_steps: 1\n")
+    small = ["cluster.memory=4GB", "cluster.cpus_per_task=1", "cluster.gpus_per_node=2"]
+    submission = prepare("pretrain", "pretrain.yaml", [*small, "epochs=30"])
+    job = submission.send()
+    metrics = Path("runs/pretrain/metrics.jsonl")
+    wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 3)
+    on_testbed.run("scancel", "--signal=USR2", job.job_id)
+
+    def state() -> str:
+        return on_testbed.run(
+            "squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job.job_id}"
+        ).strip()
+
+    wait_until(lambda: state() == "PENDING")
+    (stopped,) = (
+        int(path.stem.removeprefix("step_")) for path in Path("runs/pretrain/checkpoints").glob("*.pt")
+    )
+    assert 3 < stopped < 120
+    # Slurm holds a requeued job for two minutes.
+    on_testbed.run("scontrol", "update", f"JobId={job.job_id}", "StartTime=now")
+    wait_until(lambda: state() in ("COMPLETED", "FAILED"))
+    log = (submission.run / f"logs/001/{job.job_id}_0_log.err").read_text()
+    assert state() == "COMPLETED", log
+    assert f"going on from step {stopped}" in log
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, 121))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
