@@ -30,11 +30,11 @@ def wait_for(moment: str, run: Run, chance: random.Random) -> None:
     """Return when ``run`` is at ``moment``."""
     settings, checkpoints = run.output / "run.json", run.output / "checkpoints"
     began = settings.stat().st_mtime_ns if settings.exists() else 0
-    there = set(checkpoints.glob("step_*.pt"))
+    there, half = set(checkpoints.glob("step_*.pt")), set(checkpoints.glob(".step_*.tmp"))
     arrived = {
         "first step": lambda: settings.exists() and settings.stat().st_mtime_ns != began,
         "step": lambda: set(checkpoints.glob("step_*.pt")) - there,
-        "checkpoint": lambda: any(checkpoints.glob(".step_*.tmp")),
+        "checkpoint": lambda: set(checkpoints.glob(".step_*.tmp")) - half,
     }[moment]
     deadline = time.monotonic() + 120
     while not arrived():
