@@ -1,7 +1,8 @@
 """A pretraining step against what it cannot do without.
 
     python benchmarks/step.py --batch 64 128
-    python benchmarks/step.py --batch 8 --small          # a CPU: ResNet-18, smaller views
+
+Without a GPU it takes ResNet-18, 2x96 + 6x48 views, a batch of 8 and no torch.compile: that it runs, not a figure.
 
 Our step (views from uint8 pictures, SwAV, backward, agreement, LARS) in bfloat16, channels_last and compiled, against
 the same mathematics written plainly: float32 and bfloat16, eager, default memory format, a loop over views and
@@ -42,15 +43,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batch", type=int, nargs="+", default=[64, 128])
+    on_gpu = DEVICE.type == "cuda"
+    parser.add_argument("--batch", type=int, nargs="+", default=[64, 128] if on_gpu else [8])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="in a round")
-    parser.add_argument("--small", action="store_true", help="ResNet-18, 2x96 + 6x48")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile on our side")
     options = parser.parse_args()
-    if DEVICE.type == "cpu":
+    if not on_gpu:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-    name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU"
+    name = torch.cuda.get_device_name() if on_gpu else "CPU"
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     print(f"{name}, torch {torch.__version__}, TF32 in float32 (matmul, convolutions): {tf32}")
     ratios = {}
@@ -70,7 +71,8 @@ def main() -> None:
 
 def measure(batch: int, options: argparse.Namespace) -> dict[str, float]:
     """Pictures a second of each variant."""
-    sizes, architecture = ((96, 48), "resnet18") if options.small else ((224, 96), "resnet50")
+    on_gpu = DEVICE.type == "cuda"
+    sizes, architecture = ((224, 96), "resnet50") if on_gpu else ((96, 48), "resnet18")
     views = ViewsConfig(
         crops=(
             CropConfig(count=2, size=sizes[0], scale=(0.14, 1.0)),
@@ -78,7 +80,7 @@ def measure(batch: int, options: argparse.Namespace) -> dict[str, float]:
         )
     )
     images = torch.randint(0, 256, (batch, 256, 256, 3), dtype=torch.uint8, device=DEVICE)
-    variants = make_steps(images, views, architecture, compiled=not options.no_compile)
+    variants = make_steps(images, views, architecture, compiled=on_gpu and not options.no_compile)
     times: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(options.rounds + 1):  # the first one compiles and warms up
         for name, step in variants.items():
@@ -111,8 +113,9 @@ def make_steps(
     ready = [x.clone() for x in views_of(0)]
 
     def our_step(step: int) -> None:
+        views = views_of(step)
         with torch.autocast(DEVICE.type, torch.bfloat16):
-            loss = ours(views_of(step), 1.0)
+            loss = ours(views, 1.0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [p.grad for p in ours.parameters() if p.grad is not None]

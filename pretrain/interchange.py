@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from configs import ConfigError
-from data_prep.files import atomic_write, publish, sha256_file
+from data_prep.files import atomic_write, sha256_file
 from pretrain import backbones
 
 Tensors = dict[str, Tensor]
@@ -31,7 +31,7 @@ _NUMBERED = {"0": "conv1", "1": "bn1", **{str(4 + i): name for i, name in enumer
 _NAMED = {name: name for name in _NUMBERED.values()}
 _STEM = (64, 3, 7, 7)
 # A word in the path of the copy that follows by a moving average.
-_FOLLOWERS = re.compile(r"target|teacher|momentum|ema|encoder_k|_k\b")
+_FOLLOWERS = re.compile(r"(^|[._])(target|teacher|momentum|ema|k)([._]|$)")
 
 
 def import_backbone(
@@ -188,18 +188,17 @@ def _architecture(source: Path, tensors: Tensors) -> tuple[str, float]:
 
 
 def _write_onnx(backbone: torch.nn.Module, size: int, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.tmp")
-    torch.onnx.export(
+    program = torch.onnx.export(
         backbone,
         (torch.zeros(2, 3, size, size),),
-        temporary,
         input_names=["images"],
         output_names=["features"],
         dynamic_shapes=({0: torch.export.Dim("n")},),
-        external_data=False,
         dynamo=True,
     )
-    publish(temporary, target)
+    assert program is not None
+    with atomic_write(target) as file:
+        file.write(program.model_proto.SerializeToString())
 
 
 _ABOUT = {

@@ -129,7 +129,7 @@ class _Run:
         self.config, self.place, self.stop = config, place, stop
         self.folder = Path(config.output)
         self.batches = Batches(config.data, place, batch_size=config.batch_size, seed=config.seed)
-        if place.device.type == "cpu":  # after FFCV, which changes it for the whole process
+        if place.device.type == "cpu":  # the ranks of a node share its cores
             torch.set_num_threads(place.cores)
         self.method = _build(config, place)
         self.optimizer = make_optimizer(self.method.parameters(), config.optimizer, config.schedule.lr)
@@ -165,7 +165,8 @@ class _Run:
                 if verdict.non_finite and before is not None:
                     self._refuse_non_finite(step - 2, before)
                 saving = verdict.stop or step % config.checkpoint.every_steps == 0 or step == self.span.total
-                if saving and self.agreement.latest().non_finite:
+                # Before a broken step is kept or described: the host waits there anyway.
+                if (saving or monitor.due(step)) and self.agreement.latest().non_finite:
                     self._refuse_non_finite(step - 1, batch.rows)
                 before = batch.rows
                 monitor(step, loss, lr, self.method)

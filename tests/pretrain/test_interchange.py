@@ -71,6 +71,7 @@ LAYOUTS = {
         "online_network_state_dict": numbered("encoder.", MINE),
         "target_network_state_dict": numbered("encoder.", OTHER),
     },
+    "words within words": named("semantic.", MINE) | named("ema.", OTHER),
     "SimFLE": {
         "epoch": 1,
         "state_dict": numbered("online_network.net.", MINE) | numbered("target_network.net.", OTHER),

@@ -134,13 +134,16 @@ def test_a_rank_that_dies_or_hangs_stops_the_others(beton_path, tmp_path, config
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("every_steps", [1, 1000])
-def test_what_is_not_finite_never_reaches_the_weights(beton_path, tmp_path, config, every_steps):
+@pytest.mark.parametrize(("every_steps", "log_every_steps"), [(1, 3), (1000, 3), (1000, 1)])
+def test_what_is_not_finite_never_reaches_the_weights(
+    beton_path, tmp_path, config, every_steps, log_every_steps
+):
     """A learning rate that throws the weights so far away that the next step overflows."""
     output = tmp_path / "run"
     wild = TINY.replace("{name: lars, trust_coefficient: 0.02}", "{name: sgd}")
     config.write_text(wild.replace("lr: 0.5, warmup_epochs: 1", "lr: 1e30"))
-    codes, text = Run(config, beton_path, output, 1, f"checkpoint.every_steps={every_steps}").end()
+    often = (f"checkpoint.every_steps={every_steps}", f"log_every_steps={log_every_steps}")
+    codes, text = Run(config, beton_path, output, 1, *often).end()
     assert codes == [1]
     assert "the loss or the gradient is not finite; its samples are in" in text
     dump = json.loads((output / "non_finite.json").read_text())

@@ -18,5 +18,5 @@
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /home/me/run/logs/001/%j_%t_log.out --error /home/me/run/logs/001/%j_%t_log.err --cpus-per-task=16 --kill-on-bad-exit=1 env --chdir=/home/me/run/code/HASH OMP_NUM_THREADS=16 TORCH_NCCL_ASYNC_ERROR_HANDLING=3 TORCH_NCCL_DUMP_ON_TIMEOUT=1 TORCH_FR_BUFFER_SIZE=2000 PYTHON -u -m submitit.core._submit /home/me/run/logs/001
+srun --unbuffered --output /home/me/run/logs/001/%j_%t_log.out --error /home/me/run/logs/001/%j_%t_log.err --cpus-per-task=16 --kill-on-bad-exit=1 env --chdir=/home/me/run/code/HASH OMP_NUM_THREADS=16 TORCH_NCCL_ASYNC_ERROR_HANDLING=3 PYTHON -u -m submitit.core._submit /home/me/run/logs/001
 
