@@ -4,8 +4,9 @@
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
-# FFCV is compiled against OpenCV and libturbojpeg; Slurm and munge serve the tests.
-SYSTEM_PACKAGES := build-essential pkg-config libturbojpeg0-dev libopencv-dev slurm-wlm munge
+# FFCV is compiled against OpenCV and libturbojpeg; Slurm, munge and a database for its accounting serve the tests.
+SYSTEM_PACKAGES := build-essential pkg-config libturbojpeg0-dev libopencv-dev slurm-wlm munge \
+                   slurmdbd mariadb-server-core mariadb-client-core
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system demo results test test-slow lint bench

@@ -6,7 +6,8 @@ One process with all the cores it may use, the same pictures, the variants in tu
 Prints a table and, as its last line, one JSON object with the ratios:
 
   vs_naive_ffcv    our loader, to uint8 pictures in host memory, against FFCV with a pipeline (and a decoding) a view
-  vs_torchvision   the same against a DataLoader whose workers decode with Pillow and crop uint8 tensors
+  vs_torchvision   the same against a DataLoader whose workers decode with Pillow and crop uint8 tensors, and
+  vs_torchvision_pil ... whose workers crop the Pillow picture
   vs_decode_only   the same against FFCV's decoder alone
   vs_naive_ready   all eight views ready, with equal operations after the crop: our views against FFCV's crops
 """
@@ -69,9 +70,11 @@ def main() -> None:
     ratios = {
         "vs_naive_ffcv": ours / rate["loader: FFCV, a pipeline a view"],
         "vs_torchvision": ours / rate["loader: DataLoader, Pillow and uint8 tensors"],
+        "vs_torchvision_pil": ours / rate["loader: DataLoader, Pillow pictures"],
         "vs_decode_only": ours / rate["loader: FFCV's decoder alone"],
         "vs_naive_ready": ready / rate["eight views ready: FFCV, a pipeline a view"],
-        "vs_torchvision_ready": ready / rate["eight views ready: DataLoader, torchvision v2"],
+        "vs_torchvision_ready": ready / rate["eight views ready: DataLoader, torchvision v2 on tensors"],
+        "vs_torchvision_pil_ready": ready / rate["eight views ready: DataLoader, torchvision v2 on Pillow"],
         "ffcv_vs_pillow": ours / rate["loader: ours, Pillow"],
         "crop_one_by_one_vs_batched": rate["crop to 224: one after another"]
         / rate["crop to 224: batched product (the GPU path)"],
@@ -88,6 +91,8 @@ def make_variants(few: Beton, many: Beton) -> dict[str, Callable[[], int]]:
     )
     naive, naive_few, alone = naive_loader(many), naive_loader(few), decoder_alone(many)
     cropping, finishing = torchvision_loader(many, finish=False), torchvision_loader(few, finish=True)
+    cropping_pil = torchvision_loader(many, finish=False, tensors=False)
+    finishing_pil = torchvision_loader(few, finish=True, tensors=False)
     pictures = torch.from_numpy(np.stack([few.image(i) for i in range(BATCH)]))
     rows = np.arange(BATCH)
     box = views.draw(VIEWS, VIEWS.crops[0], (256, 256), seed=0, epoch=0, index=rows, view=0).box
@@ -101,6 +106,7 @@ def make_variants(few: Beton, many: Beton) -> dict[str, Callable[[], int]]:
         "loader: FFCV's decoder alone": lambda: count(images for (images,) in alone),
         "loader: FFCV, a pipeline a view": lambda: count(crops[0] for crops in naive),
         "loader: DataLoader, Pillow and uint8 tensors": lambda: count(crops[0] for crops in cropping),
+        "loader: DataLoader, Pillow pictures": lambda: count(crops[0] for crops in cropping_pil),
         "eight views ready: ours": lambda: count(
             views.make_views(batch.images, VIEWS, seed=0, epoch=0, index=batch.rows)[0][:BATCH]
             for batch in epoch(our_few)
@@ -108,7 +114,12 @@ def make_variants(few: Beton, many: Beton) -> dict[str, Callable[[], int]]:
         "eight views ready: FFCV, a pipeline a view": lambda: count(
             finish(crops)[0][:BATCH] for crops in naive_few
         ),
-        "eight views ready: DataLoader, torchvision v2": lambda: count(crops[0] for crops in finishing),
+        "eight views ready: DataLoader, torchvision v2 on tensors": lambda: count(
+            crops[0] for crops in finishing
+        ),
+        "eight views ready: DataLoader, torchvision v2 on Pillow": lambda: count(
+            crops[0] for crops in finishing_pil
+        ),
         "crop to 224: one after another": crop(views._crop_each),
         "crop to 224: batched product (the GPU path)": crop(views.crop_batched),
     }
@@ -193,23 +204,25 @@ def finish(crops: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
 
 
 class JPEGs(Dataset[list[torch.Tensor]]):
-    """The eight views of a picture as a torchvision user writes them, on uint8 tensors."""
+    """The eight views of a picture as a torchvision user writes them, on uint8 tensors or on Pillow pictures."""
 
-    def __init__(self, beton: Beton, finish: bool) -> None:
+    def __init__(self, beton: Beton, finish: bool, tensors: bool) -> None:
         self._jpegs = [beton.jpeg(i) for i in range(len(beton))]
+        self._tensors = tensors
         colour = [
             v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8),
             v2.RandomGrayscale(0.2),
             v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))], 0.5),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(VIEWS.mean, VIEWS.std),
         ]
+        normalise = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(VIEWS.mean, VIEWS.std)]
         self._transforms = [
             v2.Compose(
                 [
                     v2.RandomResizedCrop(crop.size, crop.scale, antialias=True),
                     v2.RandomHorizontalFlip(),
                     *(colour if finish else []),
+                    *([] if tensors else [v2.PILToTensor()]),
+                    *(normalise if finish else []),
                 ]
             )
             for crop in VIEWS.crops
@@ -220,14 +233,20 @@ class JPEGs(Dataset[list[torch.Tensor]]):
         return len(self._jpegs)
 
     def __getitem__(self, i: int) -> list[torch.Tensor]:
-        picture = v2.functional.pil_to_tensor(Image.open(io.BytesIO(self._jpegs[i])))
-        return [transform(picture) for transform in self._transforms]
+        picture = Image.open(io.BytesIO(self._jpegs[i])).convert("RGB")
+        inputs = v2.functional.pil_to_tensor(picture) if self._tensors else picture
+        return [transform(inputs) for transform in self._transforms]
 
 
-def torchvision_loader(beton: Beton, finish: bool) -> DataLoader[list[torch.Tensor]]:
+def torchvision_loader(beton: Beton, finish: bool, tensors: bool = True) -> DataLoader[list[torch.Tensor]]:
     """A worker a core, kept alive."""
     return DataLoader(
-        JPEGs(beton, finish), BATCH, shuffle=True, num_workers=CORES, persistent_workers=True, drop_last=True
+        JPEGs(beton, finish, tensors),
+        BATCH,
+        shuffle=True,
+        num_workers=CORES,
+        persistent_workers=True,
+        drop_last=True,
     )
 
 

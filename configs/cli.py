@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +23,9 @@ def run(main: Callable[[], int | None]) -> None:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         code = BAD_USAGE
+    except BrokenPipeError:  # somebody reads the beginning only, with head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is on disk", file=sys.stderr)
         code = FAILED

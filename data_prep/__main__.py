@@ -10,7 +10,8 @@ from pathlib import Path
 import configs
 from configs import ConfigError, cli
 from data_prep.config import DataPrepConfig
-from data_prep.pipeline import STAGES, Pipeline
+from data_prep.pipeline import IN_PARTS, STAGES, Pipeline
+from data_prep.stage import WHOLE, parse_part
 
 ABOUT = """\
 Photographs to a set of face crops, in stages. Each continues where it stopped and does nothing when it is done.
@@ -27,6 +28,9 @@ examples:
   python -m data_prep ~/pictures
   python -m data_prep ~/pictures keep.min_size=60 output=runs/data/large
   python -m data_prep detect configs/data/folder.yaml source.path=~/pictures workers=8
+
+the same on four machines; each stage starts when all parts of the one before are done, write and report run once:
+  python -m data_prep detect configs/data/folder.yaml source.path=~/pictures --part 0/4      (and 1/4, 2/4, 3/4)
 """
 
 
@@ -37,7 +41,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=ABOUT,
         epilog="fields of the config, with [default]:\n" + cli.describe(DataPrepConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="python -m data_prep [STAGE] CONFIG_OR_FOLDER [field=value ...] [--retry-failed]",
+        usage="python -m data_prep [STAGE] CONFIG_OR_FOLDER [field=value ...] [--retry-failed] [--part I/N]",
     )
     parser.add_argument("words", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument(
@@ -45,10 +49,21 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="try the failed pictures again, and what follows from them; all else stays",
     )
-    args = parser.parse_args(argv)
+    parser.add_argument(
+        "--part",
+        type=parse_part,
+        default=WHOLE,
+        metavar="I/N",
+        help=f"only the shards whose number %% N is I ({', '.join(IN_PARTS)}); the N parts may run at once",
+    )
+    args = parser.parse_intermixed_args(argv)
     stage, *rest = args.words if args.words[0] in (*STAGES, "all") else ("all", *args.words)
     if not rest:
         parser.error(f"after '{stage}' give a config file or a folder of pictures")
+    if args.part != WHOLE and stage not in IN_PARTS:
+        parser.error(
+            f"--part goes with {', '.join(IN_PARTS)}; run '{stage}' without it when all parts are done"
+        )
     args.stages = STAGES if stage == "all" else (stage,)
     args.source, *args.overrides = rest
     return args
@@ -71,7 +86,7 @@ def main() -> None:
     config = load_config(args.source, args.overrides)
     if not str(config.output).strip("."):
         raise ConfigError("output: name a folder of its own, for example output=runs/data/mine")
-    Pipeline(config, args.retry_failed).run(args.stages)
+    Pipeline(config, args.retry_failed, args.part).run(args.stages)
     report = config.output / "report" / "index.html"
     print(f"report: {report}" if report.exists() else f"done: {config.output}")
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
+import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,6 +19,9 @@ import pydantic
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_log = logging.getLogger(__name__)
+_HOST = socket.gethostname()
 
 
 @contextmanager
@@ -27,8 +33,8 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two writers of one path from sharing a temporary.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Host and process id keep two writers of one path from sharing a temporary.
+    temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
     try:
         with open(temporary, mode) as file:
             yield file
@@ -47,6 +53,32 @@ def publish(temporary: Path, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def lock(path: Path, wait: bool) -> Iterator[bool]:
+    """Hold ``path`` against other processes; yields False if another one has it and not ``wait``.
+
+    A lock of the operating system, not a marker file: it ends with the process, so that a killed one leaves
+    nothing behind that somebody would have to clear. On a file system without locks everybody holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            mine = True
+        except BlockingIOError:
+            mine = False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            _log.warning("%s: this file system has no locks; see to it that nobody else writes there", path)
+            mine = True
+        yield mine
+
+
+# Lustre mounted without -o flock, NFS without its lock service.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 def write_json(path: str | Path, tree: Any) -> None:
@@ -106,21 +138,9 @@ def read_commit(folder: Path, number: int) -> Commit | None:
     return Commit.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
-@contextmanager
-def claim(folder: Path, number: int, wait: bool) -> Iterator[bool]:
-    """Hold shard ``number`` against other processes; yields False if another one has it and not ``wait``.
-
-    A lock of the operating system, not a marker file: it ends with the process, so that a killed one leaves
-    nothing behind that somebody would have to clear.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f".{number:05d}.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+def claim(folder: Path, number: int, wait: bool) -> AbstractContextManager[bool]:
+    """Hold shard ``number`` against other processes; see :func:`lock`."""
+    return lock(folder / f".{number:05d}.lock", wait)
 
 
 def write_table(path: Path, table: pa.Table) -> None:

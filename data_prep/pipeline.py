@@ -10,25 +10,32 @@ from configs import config_hash, dump
 from data_prep import crop, detect, listing
 from data_prep.beton import SourceNote, read_manifest
 from data_prep.config import DataPrepConfig, flatten
-from data_prep.files import Commit, atomic_write, digest, write_json
+from data_prep.files import atomic_write, digest, write_json
 from data_prep.sources import Source
 from data_prep.sources.folder import Folder
 from data_prep.sources.synthetic import Synthetic, SyntheticSourceConfig
-from data_prep.stage import Shard, Stage, run, unfinished
+from data_prep.stage import WHOLE, Shard, Stage, run, unfinished
 from data_prep.tables import read_shard
 
-STAGES = ("list", "detect", "crop", "write", "report")
+IN_PARTS = ("list", "detect", "crop")
+"""The stages that go through the shards one by one."""
+STAGES = (*IN_PARTS, "write", "report")
 # How the work is spread is no part of what is made.
 SPEED = frozenset({"batch", "device"})
 REPORT_VERSION = 1
 
 
 class Pipeline:
-    """The stages of one configuration. Each is a method that does what is not yet done."""
+    """The stages of one configuration. Each is a method that does what is not yet done.
 
-    def __init__(self, config: DataPrepConfig, retry_failed: bool = False) -> None:
+    With a ``part`` (:func:`data_prep.stage.parse_part`) only its shards are looked at, and nothing is written
+    that belongs to all: other processes are at the other parts.
+    """
+
+    def __init__(self, config: DataPrepConfig, retry_failed: bool = False, part: slice = WHOLE) -> None:
         self.config = config
         self.retry_failed = retry_failed
+        self.part = part
         self.source = open_source(config)
         images, faces, crops = (config.output / name for name in ("images", "faces", "crops"))
         listed = flatten(config.source, "source") | {"shard_size": config.shard_size}
@@ -56,27 +63,31 @@ class Pipeline:
         """Do ``stages`` in order; then leave the resolved configuration beside what it made."""
         for name in stages:
             getattr(self, name)()
-        with atomic_write(self.config.output / "config.yaml", "w") as file:
-            file.write(dump(self.config))
+        if self.part == WHOLE:
+            with atomic_write(self.config.output / "config.yaml", "w") as file:
+                file.write(dump(self.config))
 
     def list(self) -> None:
         """The image table."""
-        self._run(self.images, self.shards)
-        self._quarantine(self.images)
+        self._run(self.images)
+        if self.part == WHOLE:
+            self._quarantine(self.images)
 
     def detect(self) -> None:
         """The face table."""
-        self._run(self.faces, self._after(self.images))
-        self._quarantine(self.images, self.faces)
+        self._run(self.faces, self.images)
+        if self.part == WHOLE:
+            self._quarantine(self.images, self.faces)
 
     def crop(self) -> None:
         """The crop table."""
-        self._run(self.crops, self._after(self.images, self.faces))
+        self._run(self.crops, self.images, self.faces)
 
     def write(self) -> None:
-        """set.beton, set.parquet, set.json."""
+        """set.beton, set.parquet, set.json; before them quarantine.json, which parts cannot write."""
         from data_prep.write import write_set
 
+        self._quarantine(self.images, self.faces)
         commits = self.crops.commits(len(self.shards))
         write_set(
             self.config.output,
@@ -96,13 +107,24 @@ class Pipeline:
 
             write_report(self, self._report_inputs())
 
-    def finished(self) -> bool:
-        """Whether all stages are done: running them would change nothing. Raises as running them would."""
-        if unfinished(self.images, self.shards) or unfinished(self.faces, self._after(self.images)):
-            return False
-        if unfinished(self.crops, self._after(self.images, self.faces)):
-            return False
-        return self._set_is_current() and self._report_is_current()
+    def finished(self, last: str) -> bool:
+        """Whether the stages up to ``last`` are done: running them would change nothing.
+
+        Raises:
+            ConfigError: as running them would, where a shard on disk was made differently.
+        """
+        done = {
+            "list": lambda: self._is_current(self.images),
+            "detect": lambda: self._is_current(self.faces, self.images),
+            "crop": lambda: self._is_current(self.crops, self.images, self.faces),
+            "write": lambda: self._set_is_current() and self._quarantine_is_current(self.images, self.faces),
+            "report": self._report_is_current,
+        }
+        # In order and no further than the first that is not done: each is judged by the marks of those before.
+        return all(done[name]() for name in STAGES[: STAGES.index(last) + 1])
+
+    def _is_current(self, stage: Stage, *before: Stage) -> bool:
+        return not unfinished(stage, self._after(*before), len(self.shards))
 
     def _set_is_current(self) -> bool:
         from data_prep.write import inputs_hash
@@ -135,35 +157,46 @@ class Pipeline:
 
     def _quarantine(self, *stages: Stage) -> None:
         """quarantine.json: every picture that cannot be used, and why."""
+        if not self._quarantine_is_current(*stages):
+            write_json(self.config.output / "quarantine.json", [*self._failed(*stages)])
+
+    def _quarantine_is_current(self, *stages: Stage) -> bool:
         path = self.config.output / "quarantine.json"
-        rows = [row for stage in stages for row in self._failed(stage)]
-        if not path.exists() or json.loads(path.read_bytes()) != rows:
-            write_json(path, rows)
+        return path.exists() and json.loads(path.read_bytes()) == [*self._failed(*stages)]
 
-    def _failed(self, stage: Stage) -> Iterator[dict[str, str]]:
-        for number, commit in enumerate(stage.commits(len(self.shards))):
-            if commit.failed:
-                listed = read_shard(self.images.folder, number, ["image_id", "path"]).to_pylist()
-                paths = {row["image_id"]: row["path"] for row in listed}
-                for row in read_shard(stage.folder, number, ["image_id", "error"]).to_pylist():
-                    if row["error"]:
-                        name = row["image_id"]
-                        yield {
-                            "image_id": name,
-                            "path": paths[name],
-                            "stage": stage.name,
-                            "reason": row["error"],
-                        }
+    def _failed(self, *stages: Stage) -> Iterator[dict[str, str]]:
+        for stage in stages:
+            for number, commit in enumerate(stage.commits(len(self.shards))):
+                if commit.failed:
+                    yield from self._failed_in(stage, number)
 
-    def _run(self, stage: Stage, shards: Sequence[Shard]) -> Sequence[Commit]:
-        return run(stage, shards, workers=self.config.workers, retry_failed=self.retry_failed)
+    def _failed_in(self, stage: Stage, number: int) -> Iterator[dict[str, str]]:
+        listed = read_shard(self.images.folder, number, ["image_id", "path"]).to_pylist()
+        paths = {row["image_id"]: row["path"] for row in listed}
+        for row in read_shard(stage.folder, number, ["image_id", "error"]).to_pylist():
+            if row["error"]:
+                name = row["image_id"]
+                yield {"image_id": name, "path": paths[name], "stage": stage.name, "reason": row["error"]}
+
+    def _run(self, stage: Stage, *before: Stage) -> None:
+        run(
+            stage,
+            self._after(*before),
+            len(self.shards),
+            workers=self.config.workers,
+            retry_failed=self.retry_failed,
+        )
 
     def _after(self, *stages: Stage) -> Sequence[Shard]:
-        """The same shards, made from the tables of ``stages``."""
-        commits = zip(*(stage.commits(len(self.shards)) for stage in stages), strict=True)
+        """The shards of this part, made from the tables of ``stages``, or from the source where there is none."""
+        mine = self.shards[self.part]
+        if not stages:
+            return mine
         return [
-            Shard(shard.number, shard.size, digest([commit.sha256 for commit in made]), None)
-            for shard, made in zip(self.shards, commits, strict=True)
+            Shard(
+                shard.number, shard.size, digest([stage.mark(shard.number).sha256 for stage in stages]), None
+            )
+            for shard in mine
         ]
 
 
@@ -176,4 +209,13 @@ def open_source(config: DataPrepConfig) -> Source:
 
 def finished(config: DataPrepConfig) -> bool:
     """Whether everything that ``config`` asks for is there."""
-    return Pipeline(config).finished()
+    return stage_finished(config, STAGES[-1])
+
+
+def stage_finished(config: DataPrepConfig, stage: str) -> bool:
+    """Whether ``stage``, one of ``STAGES``, and those before it are done for all shards and up to date.
+
+    Raises:
+        ConfigError: a shard on disk was made with other settings, by another version or from other inputs.
+    """
+    return Pipeline(config).finished(stage)

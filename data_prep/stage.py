@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +28,19 @@ if TYPE_CHECKING:
 SINGLE_THREADED = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
+WHOLE = slice(None)
+
+
+def parse_part(text: str) -> slice:
+    """``I/N`` of a command line as a slice: of numbered things, those whose number % N is I.
+
+    Raises:
+        argparse.ArgumentTypeError: unless 0 <= I < N.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise argparse.ArgumentTypeError(f"'{text}' is not I/N with I from 0 to N-1, for example 0/4")
+    return slice(int(found[1]), None, int(found[2]))
 
 
 @dataclass(frozen=True)
@@ -53,16 +68,23 @@ class Stage:
     settings: dict[str, Any]
     work: Callable[[Shard], pa.Table]
 
+    def mark(self, number: int) -> Commit:
+        """The mark of one shard; raises ConfigError where it is missing."""
+        mark = read_commit(self.folder, number)
+        if mark is None:
+            place = shard_paths(self.folder, number)[1]
+            raise ConfigError(f"{place}: stage '{self.name}' is not done; run it, or the stage 'all'")
+        return mark
+
     def commits(self, shards: int) -> list[Commit]:
         """The marks of all shards, in order; raises ConfigError where one is missing."""
-        marks = [read_commit(self.folder, number) for number in range(shards)]
-        if None in marks:
-            raise ConfigError(f"{self.folder}: stage '{self.name}' is not done; run it, or the stage 'all'")
-        return [mark for mark in marks if mark]
+        return [self.mark(number) for number in range(shards)]
 
 
-def run(stage: Stage, shards: Sequence[Shard], *, workers: int, retry_failed: bool = False) -> list[Commit]:
-    """Bring every shard up to date and return the commit marks in order.
+def run(
+    stage: Stage, shards: Sequence[Shard], total: int, *, workers: int, retry_failed: bool = False
+) -> None:
+    """Bring ``shards``, some or all of the ``total`` that the source has, up to date.
 
     Shards that are done are left alone. One made with other settings, by another version or from other
     inputs is refused: nothing computed is thrown away unasked. With ``retry_failed`` a shard that has failed
@@ -70,21 +92,21 @@ def run(stage: Stage, shards: Sequence[Shard], *, workers: int, retry_failed: bo
 
     Raises:
         ConfigError: a shard on disk was made differently; the message names the field and the mend.
+        RuntimeError: a shard cannot be made; the message names its table. Those that are done stay.
     """
-    todo = unfinished(stage, shards, retry_failed)
+    todo = unfinished(stage, shards, total, retry_failed)
     if todo:
-        total = sum(shard.size for shard in shards)
-        done = total - sum(shard.size for shard in todo)
-        with tqdm(total=total, initial=done, desc=stage.name, unit="row") as bar:
+        rows = sum(shard.size for shard in shards)
+        done = rows - sum(shard.size for shard in todo)
+        with tqdm(total=rows, initial=done, desc=stage.name, unit="row") as bar:
             # Shards that another process is at are left to the end, and then waited for.
             busy = _sweep(stage, todo, workers, retry_failed, wait=False, bar=bar)
             _sweep(stage, busy, workers, retry_failed, wait=True, bar=bar)
-    return stage.commits(len(shards))
 
 
-def unfinished(stage: Stage, shards: Sequence[Shard], retry_failed: bool = False) -> list[Shard]:
+def unfinished(stage: Stage, shards: Sequence[Shard], total: int, retry_failed: bool = False) -> list[Shard]:
     """The shards that :func:`run` would do; raises as it does."""
-    surplus = shard_paths(stage.folder, len(shards))[1]
+    surplus = shard_paths(stage.folder, total)[1]
     if surplus.exists():
         raise ConfigError(f"{surplus}: the source had more pictures when this was made; {_mend(stage)}")
     return [shard for shard in shards if _needs_work(stage, shard, retry_failed)]
@@ -160,19 +182,31 @@ def _attempt(stage: Stage, shard: Shard, retry_failed: bool, wait: bool) -> bool
         if not mine:
             return False
         if _needs_work(stage, shard, retry_failed):
-            started = time.monotonic()
-            table = stage.work(shard)
-            commit(
-                stage.folder,
-                shard.number,
-                table,
-                stage=stage.name,
-                version=stage.version,
-                settings=stage.settings,
-                inputs=shard.inputs,
-                seconds=round(time.monotonic() - started, 3),
-            )
+            try:
+                _make(stage, shard)
+            except ConfigError:
+                raise
+            except Exception as error:
+                place = shard_paths(stage.folder, shard.number)[0]
+                raise RuntimeError(
+                    f"{place}: stage '{stage.name}' cannot make this shard: {error or repr(error)}"
+                ) from error
     return True
+
+
+def _make(stage: Stage, shard: Shard) -> None:
+    started = time.monotonic()
+    table = stage.work(shard)
+    commit(
+        stage.folder,
+        shard.number,
+        table,
+        stage=stage.name,
+        version=stage.version,
+        settings=stage.settings,
+        inputs=shard.inputs,
+        seconds=round(time.monotonic() - started, 3),
+    )
 
 
 # --- processes -----------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""``python -m downstream CONFIG [key=value ...]``: evaluate backbones; ``report`` and ``results`` write it up."""
+"""``python -m downstream CONFIG [key=value ...]``: evaluate backbones; ``report`` and ``results`` write it up.
+
+``cells`` does the costly part of an evaluation beforehand, on as many machines as there are.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,28 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from configs import cli, load
+from data_prep.stage import WHOLE, parse_part
 from downstream.config import DownstreamConfig, ReportConfig, ResultsConfig
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
+ABOUT = {
+    "": " See also: downstream cells, downstream report, downstream results.",
+    "cells": """ Here only its fine-tuned cells, row x task x fraction,
+which the evaluation then finds. On two machines that share the folder:
+
+  python -m downstream cells configs/downstream/demo.yaml --part 0/2    (and 1/2)
+  python -m downstream configs/downstream/demo.yaml                     once, when all parts are done
+""",
+}
+
 
 def main() -> int:
-    """Choose by the first word: ``report``, ``results``, or else an evaluation."""
+    """Choose by the first word: ``cells``, ``report``, ``results``, or else an evaluation."""
     words = sys.argv[1:]
     action = words[0] if words else ""
+    if action == "cells":
+        return _run_cells(words[1:])
     if action == "report":
         return _run(words[1:], ReportConfig, action, _report)
     if action == "results":
@@ -27,10 +43,29 @@ def main() -> int:
 
 
 def _run(words: list[str], schema: type[Schema], action: str, work: Callable[[Schema], None]) -> int:
+    arguments = _parser(schema, action).parse_args(words)
+    work(load(arguments.config, arguments.overrides, schema=schema))
+    return cli.DONE
+
+
+def _run_cells(words: list[str]) -> int:
+    parser = _parser(DownstreamConfig, "cells")
+    parser.add_argument(
+        "--part",
+        type=parse_part,
+        default=WHOLE,
+        metavar="I/N",
+        help="only the cells whose number %% N is I; the N parts may run at once",
+    )
+    arguments = parser.parse_intermixed_args(words)
+    _cells(load(arguments.config, arguments.overrides, schema=DownstreamConfig), arguments.part)
+    return cli.DONE
+
+
+def _parser(schema: type[BaseModel], action: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m downstream {action}".strip(),
-        description=f"{schema.__doc__}"
-        + ("" if action else " See also: downstream report, downstream results."),
+        description=f"{schema.__doc__}{ABOUT.get(action, '')}",
         epilog=f"Fields of CONFIG, each of which key=value overrides:\n{cli.describe(schema)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -38,9 +73,7 @@ def _run(words: list[str], schema: type[Schema], action: str, work: Callable[[Sc
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for example bootstrap.samples=2000"
     )
-    arguments = parser.parse_args(words)
-    work(load(arguments.config, arguments.overrides, schema=schema))
-    return cli.DONE
+    return parser
 
 
 # torch takes seconds to import: not for a typing error in the config.
@@ -54,6 +87,12 @@ def _evaluate(cfg: DownstreamConfig) -> None:
     print(f"{cfg.output}/metrics.json")
 
 
+def _cells(cfg: DownstreamConfig, part: slice) -> None:
+    from downstream.evaluate import keep_cells
+
+    print(f"{keep_cells(cfg, part)} cells fine-tuned for {cfg.output}")
+
+
 def _report(cfg: ReportConfig) -> None:
     from downstream.report import write_report
     from downstream.tables import terminal_table
@@ -65,7 +104,7 @@ def _report(cfg: ReportConfig) -> None:
 def _results(cfg: ResultsConfig) -> None:
     from downstream.summary import write_results_markdown
 
-    write_results_markdown(cfg.runs, cfg.output)
+    write_results_markdown(cfg.studies, cfg.output)
     print(cfg.output)
 
 

@@ -167,10 +167,23 @@ class ReportConfig(Config):
     """Faces on which predictions are drawn."""
 
 
-class ResultsConfig(Config):
-    """Several paired seeds in one table."""
+class Study(Config):
+    """One table: paired seeds of the same pretraining."""
 
+    title: str
+    """Heading of its section."""
     runs: tuple[str, ...] = Field(min_length=1)
     """Run directories of the evaluations, one a seed."""
+    text: str | None = None
+    """A paragraph under the heading."""
+    pretrain: str | None = None
+    """Run directory of the pretraining whose loss and probes are drawn; null: none."""
+
+
+class ResultsConfig(Config):
+    """Several studies in one file."""
+
+    studies: tuple[Study, ...] = Field(min_length=1)
+    """The tables, in order."""
     output: str = "docs/results.md"
-    """The Markdown file to write."""
+    """The Markdown file to write; pictures go beside it."""

@@ -1,11 +1,16 @@
-"""One evaluation from config to metrics.json: read, predict every row, compare, write."""
+"""One evaluation from config to metrics.json: read, predict every row, compare, write.
+
+The fine-tuned cells, each a run of minutes, may be computed beforehand by processes that share the folder.
+"""
 
 from __future__ import annotations
 
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,11 +20,12 @@ import torch
 from configs import ConfigError, dump, environment
 from data_prep.beton import Beton
 from data_prep.files import atomic_write, sha256_file, write_json
+from data_prep.stage import WHOLE
 from downstream.compare import compare
-from downstream.config import Checkpoint, DownstreamConfig, Initialisation, Pixels
-from downstream.features import Network, load_network, read_pictures
+from downstream.config import Checkpoint, DownstreamConfig, Initialisation, Pixels, Random
+from downstream.features import Network, calibrate, load_network, read_pictures
 from downstream.labelled import LabelledSet, check_disjoint, open_labelled
-from downstream.matrix import Bench, Cell, Prediction, predict_row
+from downstream.matrix import Bench, Cell, Prediction, Tuned, cell_path, predict_row, tune, tuned_cells
 from downstream.regimes import Split, fixed_split, make_split
 from downstream.results import Data, Metrics, Row, finished, inputs_hash, read_metrics, weights
 from downstream.tasks import TASKS, Task
@@ -27,6 +33,20 @@ from downstream.tasks.task import Array
 from pretrain.backbones import feature_dim
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "ffcv")
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What is read before anything is predicted."""
+
+    labelled: LabelledSet
+    disjoint: bool | None
+    split: Split
+    """As stored, of all known people."""
+    networks: Mapping[str, Network]
+    """Row -> network, without the rows that have none."""
+    inputs: str
+    bench: Bench
 
 
 def evaluate(cfg: DownstreamConfig) -> Metrics:
@@ -38,25 +58,15 @@ def evaluate(cfg: DownstreamConfig) -> Metrics:
     if finished(cfg):
         return read_metrics(cfg.output)
     started = time.monotonic()
-    device = choose_device(cfg.device)
-    labelled = open_labelled(cfg.data, [TASKS[name] for name in cfg.tasks])
-    networks = {
-        row.name: load_network(row, cfg.image_size)
-        for row in cfg.initialisations
-        if not isinstance(row, Pixels)
-    }
-    inputs = inputs_hash(cfg)  # of the files that were read, should they change meanwhile
-    disjoint = check_disjoint(labelled, cfg.pretrain_data) if cfg.pretrain_data else None
-    split = _split(cfg, labelled)
-    cells = Path(cfg.output) / "cells" / inputs
-    bench = _bench(cfg, labelled, split, networks, device, cells)
+    opened = _open(cfg, cfg.initialisations)
+    bench, networks = opened.bench, opened.networks
     predictions = {
         row.name: predict_row(row, networks.get(row.name), bench, cfg) for row in cfg.initialisations
     }
     measurements, comparisons = compare(cfg, bench, predictions)
     metrics = Metrics(
-        inputs=inputs,
-        data=_data(cfg, labelled, split, bench, disjoint),
+        inputs=opened.inputs,
+        data=_data(cfg, opened),
         rows=tuple(_row(row, networks.get(row.name)) for row in cfg.initialisations),
         bootstrap_samples=cfg.bootstrap.samples,
         seeds={"split": cfg.split_seed, "bootstrap": cfg.bootstrap.seed, "finetune": cfg.finetune.seed},
@@ -66,8 +76,48 @@ def evaluate(cfg: DownstreamConfig) -> Metrics:
         versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     )
     _write(cfg, bench, predictions, metrics)
-    shutil.rmtree(cells.parent, ignore_errors=True)
+    shutil.rmtree(bench.cells, ignore_errors=True)
+    with suppress(OSError):  # cells of other settings stay: somebody may be computing them
+        bench.cells.parent.rmdir()
     return metrics
+
+
+def keep_cells(cfg: DownstreamConfig, part: slice = WHOLE) -> int:
+    """Fine-tune the cells in ``part`` of the enumeration that are not kept yet; how many those were.
+
+    :func:`evaluate` finds them. What it would do besides is left to it, so that parts can run at the same time.
+
+    Raises:
+        ConfigError: as :func:`evaluate`.
+    """
+    todo = _missing(cfg, part)
+    if todo:
+        names = {name for name, *_ in todo}
+        opened = _open(cfg, [row for row in cfg.initialisations if row.name in names])
+        for cell in todo:
+            tune(cell, opened.networks[cell[0]], opened.bench, cfg)
+    return len(todo)
+
+
+def cells_finished(cfg: DownstreamConfig) -> bool:
+    """Whether :func:`evaluate` has nothing left to fine-tune."""
+    return not _missing(cfg, WHOLE)
+
+
+def _missing(cfg: DownstreamConfig, part: slice) -> list[Tuned]:
+    """The fine-tuned cells of ``part`` that nobody has computed yet."""
+    cells = tuned_cells(cfg)[part]
+    if not cells or finished(cfg):
+        return []
+    try:
+        folder = _cells_folder(cfg, inputs_hash(cfg))
+    except (FileNotFoundError, ConfigError):
+        return cells  # data or weights are not there yet: nothing can have been made from them
+    return [cell for cell in cells if not cell_path(folder, cell).exists()]
+
+
+def _cells_folder(cfg: DownstreamConfig, inputs: str) -> Path:
+    return Path(cfg.output) / "cells" / inputs
 
 
 def choose_device(name: str) -> torch.device:
@@ -81,11 +131,28 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def _open(cfg: DownstreamConfig, rows: Sequence[Initialisation]) -> _Opened:
+    """Read all that ``rows``, some or all of the config's, need."""
+    device = choose_device(cfg.device)
+    labelled = open_labelled(cfg.data, [TASKS[name] for name in cfg.tasks])
+    networks = {row.name: load_network(row, cfg.image_size) for row in rows if not isinstance(row, Pixels)}
+    inputs = inputs_hash(cfg)  # of the files that were read, should they change meanwhile
+    disjoint = check_disjoint(labelled, cfg.pretrain_data) if cfg.pretrain_data else None
+    stored = _split(cfg, labelled)
+    sizes = {row.size if isinstance(row, Pixels) else networks[row.name].size for row in rows}
+    bench = _bench(cfg, labelled, stored, sizes, device, _cells_folder(cfg, inputs))
+    for row in rows:
+        if isinstance(row, Random) and row.calibrate:
+            network = networks[row.name]
+            calibrate(network, bench.pictures[network.size][bench.split.labels(1.0)], device)
+    return _Opened(labelled, disjoint, stored, networks, inputs, bench)
+
+
 def _bench(
     cfg: DownstreamConfig,
     labelled: LabelledSet,
     stored: Split,
-    networks: Mapping[str, Network],
+    sizes: set[int],
     device: torch.device,
     cells: Path,
 ) -> Bench:
@@ -98,7 +165,6 @@ def _bench(
     labels = {task.name: _labels(task, labelled) for task in tasks}
     for task in tasks:
         _refuse_constant(task, labels[task.name][np.array(split.test_rows)])
-    sizes = {row.size if isinstance(row, Pixels) else networks[row.name].size for row in cfg.initialisations}
     pictures = read_pictures(Beton(cfg.data), sizes)
     return Bench(tasks, labels, labelled.identities, split, pictures, device, cells)
 
@@ -137,9 +203,8 @@ def _refuse_constant(task: Task, labels: Array) -> None:
         )
 
 
-def _data(
-    cfg: DownstreamConfig, labelled: LabelledSet, stored: Split, bench: Bench, disjoint: bool | None
-) -> Data:
+def _data(cfg: DownstreamConfig, opened: _Opened) -> Data:
+    labelled, bench = opened.labelled, opened.bench
     train = np.array(bench.split.train_rows)
     return Data(
         path=cfg.data,
@@ -151,8 +216,8 @@ def _data(
         test_pictures=len(bench.test),
         test_identities=len(np.unique(labelled.identities[bench.test])),
         split=str(split_path(cfg)),
-        split_sha256=stored.sha256(),
-        disjoint_from_pretraining=disjoint,
+        split_sha256=opened.split.sha256(),
+        disjoint_from_pretraining=opened.disjoint,
     )
 
 

@@ -50,6 +50,11 @@ def _figure(width: float, height: float) -> Iterator[tuple[Figure, list[str]]]:
     uri.append("data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode())
 
 
+def as_svg(uri: str) -> bytes:
+    """The SVG inside a data URI, for a file of its own."""
+    return base64.b64decode(uri.partition(",")[2])
+
+
 def label_efficiency(metrics: Metrics, lines: Sequence[Line]) -> str:
     """The leading metric of each task against the share of labels, a panel a task, intervals as bands."""
     tasks = list(dict.fromkeys(line.task for line in lines))
@@ -109,8 +114,15 @@ def pretraining(curve: PretrainCurve) -> str:
         panels[0].set_title("Training loss")
         panels[0].set_xlabel("step")
         if curve.probe:
-            panels[1].plot(curve.probe_step, curve.probe, color=ACCENT, lw=1.4, marker="o", markersize=3)
-            panels[1].set_title("k-NN probe on frozen features")
+            panels[1].plot(
+                curve.probe_step, curve.probe, color=ACCENT, lw=1.4, marker="o", ms=3, label="k-NN"
+            )
+            if curve.linear:
+                panels[1].plot(
+                    curve.probe_step, curve.linear, color=GREY, lw=1.4, marker="o", ms=3, label="linear"
+                )
+            panels[1].legend(frameon=False)
+            panels[1].set_title("Probes on frozen features")
             panels[1].set_xlabel("step")
     return uri[0]
 

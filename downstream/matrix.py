@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.files import atomic_write
-from downstream.config import DownstreamConfig, Initialisation, Mode, Pixels, Random, TaskName
-from downstream.features import Network, calibrate, extract, pixels
+from downstream.config import DownstreamConfig, Initialisation, Mode, Pixels, TaskName
+from downstream.features import Network, extract, pixels
 from downstream.finetune import finetune
 from downstream.regimes import Indices, Split
 from downstream.ridge import ridge
-from downstream.tasks import Task
+from downstream.tasks import TASKS, Task
 from downstream.tasks.task import Array
 
 Cell = tuple[TaskName, Mode, float]
 """Task, mode, fraction."""
+Tuned = tuple[str, TaskName, float]
+"""A cell that is fine-tuned: row, task, fraction."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,13 @@ def predict_row(
     row: Initialisation, network: Network | None, bench: Bench, cfg: DownstreamConfig
 ) -> dict[Cell, Prediction]:
     """Everything that the matrix asks of one initialisation. ``network`` is None for raw pixels."""
-    if network is not None and isinstance(row, Random) and row.calibrate:
-        train = bench.split.labels(1.0)
-        calibrate(network, bench.pictures[network.size][train], bench.device)
     cells: dict[Cell, Prediction] = {}
     if "frozen" in cfg.modes:
         cells.update(_frozen(row, network, bench, cfg.fractions))
-    if "finetune" in cfg.modes and network is not None:
-        for task, fraction in _finetuned(cfg, bench.tasks):
-            cells[task.name, "finetune", fraction] = _finetune(row.name, network, task, fraction, bench, cfg)
+    for name, task, fraction in tuned_cells(cfg):
+        if name == row.name:
+            assert network is not None
+            cells[task, "finetune", fraction] = tune((name, task, fraction), network, bench, cfg)
     return cells
 
 
@@ -105,19 +105,32 @@ def _frozen(
             yield (task.name, "frozen", 1.0), Prediction(values, 0)
 
 
-def _finetuned(cfg: DownstreamConfig, tasks: Sequence[Task]) -> Iterator[tuple[Task, float]]:
+def tuned_cells(cfg: DownstreamConfig) -> list[Tuned]:
+    """The cells that are fine-tuned, in an order that nothing but the config decides."""
     wanted = {(run.task, run.fraction) for run in cfg.finetune.runs}
-    for task in tasks:
-        for fraction in cfg.fractions:
-            if task.head == "ridge" and (not wanted or (task.name, fraction) in wanted):
-                yield task, fraction
+    return [
+        (row.name, task, fraction)
+        for row in cfg.initialisations
+        for task in cfg.tasks
+        for fraction in cfg.fractions
+        if "finetune" in cfg.modes
+        and not isinstance(row, Pixels)
+        and TASKS[task].head == "ridge"
+        and (not wanted or (task, fraction) in wanted)
+    ]
 
 
-def _finetune(
-    name: str, network: Network, task: Task, fraction: float, bench: Bench, cfg: DownstreamConfig
-) -> Prediction:
+def cell_path(folder: Path, cell: Tuned) -> Path:
+    """Where the predictions of a fine-tuned cell are kept."""
+    name, task, fraction = cell
+    return folder / f"{quote(name, safe='')}-{task}-{fraction:g}.npy"
+
+
+def tune(cell: Tuned, network: Network, bench: Bench, cfg: DownstreamConfig) -> Prediction:
+    """Fine-tune one cell and keep its predictions; nothing if they are kept already."""
+    name, task, fraction = cell[0], TASKS[cell[1]], cell[2]
     labelled = bench.split.labels(fraction)
-    path = bench.cells / f"{quote(name, safe='')}-{task.name}-{fraction:g}.npy"
+    path = cell_path(bench.cells, cell)
     if path.exists():
         return Prediction(np.load(path, allow_pickle=False), len(labelled))
     pictures = bench.pictures[network.size]

@@ -21,10 +21,9 @@ from data_prep.files import atomic_write, write_json
 from downstream import figures
 from downstream.config import ReportConfig, TaskName
 from downstream.examples import faces
-from downstream.results import Metrics, PretrainCurve, Results, read_metrics
+from downstream.results import Metrics, Results, read_curve, read_metrics
 from downstream.tables import Line, heading, lines, number, percent, pretrained_rows, quantity, span
 from downstream.tasks import TASKS
-from pretrain import log
 
 SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 4, 12, 72
 HISTOGRAM_BINS = 16
@@ -162,22 +161,6 @@ def sentence(cards: Sequence[Card], metrics: Metrics) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
-
-
-def read_curve(run: str) -> PretrainCurve:
-    """The loss and probe curves of a pretraining run directory."""
-    path = Path(run) / "metrics.jsonl"
-    rows = log.read_metrics(path)
-    if not rows:
-        raise ConfigError(f"pretrain: {path} is missing or empty; run the pretraining first")
-    probed = [row for row in rows if "knn" in row]
-    return PretrainCurve(
-        step=tuple(int(row["step"]) for row in rows),
-        loss=tuple(row["loss"] for row in rows),
-        ln_k=rows[0].get("ln_k"),
-        probe_step=tuple(int(row["step"]) for row in probed),
-        probe=tuple(row["knn"] for row in probed),
-    )
 
 
 def _histogram(beton: str) -> dict[str, int]:

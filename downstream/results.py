@@ -12,6 +12,7 @@ from configs import Config, ConfigError, config_hash
 from data_prep.beton import read_manifest
 from data_prep.files import sha256_file
 from downstream.config import Checkpoint, DownstreamConfig, Initialisation, Mode, Pixels, TaskName
+from pretrain import log
 
 
 class Measurement(Config):
@@ -175,6 +176,8 @@ class PretrainCurve(Config):
     """Steps at which the k-NN probe ran."""
     probe: tuple[float, ...]
     """Its figure, as the pretraining logged it."""
+    linear: tuple[float, ...] = ()
+    """The linear probe's figure at the same steps; none before there was one."""
 
 
 class Results(Config):
@@ -203,6 +206,23 @@ def read_metrics(run: str | Path) -> Metrics:
         raise ConfigError(f"{path} does not exist; run 'python -m downstream CONFIG' first") from None
     except pydantic.ValidationError as error:
         raise ConfigError(f"{path}: {error.errors()[0]['msg']}; delete it and evaluate again") from None
+
+
+def read_curve(run: str | Path) -> PretrainCurve:
+    """The loss and probe curves of a pretraining run directory."""
+    path = Path(run) / "metrics.jsonl"
+    rows = log.read_metrics(path)
+    if not rows:
+        raise ConfigError(f"pretrain: {path} is missing or empty; run the pretraining first")
+    probed = [row for row in rows if "knn" in row]
+    return PretrainCurve(
+        step=tuple(int(row["step"]) for row in rows),
+        loss=tuple(row["loss"] for row in rows),
+        ln_k=rows[0].get("ln_k"),
+        probe_step=tuple(int(row["step"]) for row in probed),
+        probe=tuple(row["knn"] for row in probed),
+        linear=tuple(row["linear"] for row in probed if "linear" in row),
+    )
 
 
 def inputs_hash(cfg: DownstreamConfig) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,11 +51,6 @@ def _pretrain(words: Sequence[str]) -> int:
         print(backbone)
         return cli.DONE
     logging.info("stopped as asked, with a checkpoint; the same command goes on")
-    if requeue := stop.handler_before():
-        # submitit's, from the main line and not in the middle of a step. It ends the process on the main rank;
-        # on the others it returns, and they must end well, or Slurm would kill the main one at it.
-        requeue(signal.SIGUSR2, None)
-        return cli.DONE
     return cli.STOPPED
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -100,11 +100,6 @@ class StopRequest:
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-    def handler_before(self) -> Callable[[int, FrameType | None], Any] | None:
-        """Who would have handled the signal that came: submitit, which requeues the job; None: nobody."""
-        handler = self._before.get(self.received or 0)
-        return handler if callable(handler) and self.received is signal.SIGUSR2 else None
 
     def _take(self, number: signal.Signals) -> None:
         self._before[number] = signal.signal(number, self._note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,14 +125,19 @@ def data_parallel(module: nn.Module) -> nn.Module:
     """``module`` with its gradients averaged over the ranks; itself without a group.
 
     Buffers are left alone: batch-norm statistics that differ between nodes are those of the main rank in what
-    is kept.
+    is kept. The gradients travel in the same buckets at every step.
     """
     if not dist.is_initialized():
         return module
     # The name of the option changed with torch 2.15.
     known = inspect.signature(DistributedDataParallel).parameters
     options: Any = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
-    return DistributedDataParallel(module, gradient_as_bucket_view=True, **options)
+    # Without it DDP lays its buckets out anew after the first step of every start. The order in which more than two
+    # ranks are summed depends on a number's place in its bucket, so a resumed run would differ in the last bit.
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    return DistributedDataParallel(
+        module, gradient_as_bucket_view=True, find_unused_parameters=True, **options
+    )
 
 
 def all_reduce(x: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor:

@@ -33,7 +33,7 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter  # here: who only reads metrics.jsonl needs no torch
 
         self._path = folder / "metrics.jsonl"
-        self._batch_size = batch_size
+        self._batch_size, self._total_steps = batch_size, total_steps
         rows = [row for row in read_metrics(self._path) if row["step"] <= step]
         with atomic_write(self._path, "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -59,7 +59,8 @@ class RunLog:
         self._bar.update(self._batch_size)
         if time.monotonic() - self._beaten > HEARTBEAT_SECONDS:
             self._beaten = time.monotonic()
-            write_json(self._path.with_name("heartbeat.json"), {"step": step, "time": time.time(), **_WHO})
+            beat = {"step": step, "total": self._total_steps, "time": time.time(), **_WHO}
+            write_json(self._path.with_name("heartbeat.json"), beat)
 
     def rate(self) -> float:
         """Images a second since the last row."""

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +22,7 @@ from pydantic import Field
 import configs
 from configs import Config, ConfigError, environment
 from data_prep.beton import read_manifest
-from data_prep.files import atomic_write, sha256_file, write_json
+from data_prep.files import atomic_write, lock, sha256_file, write_json
 from pretrain import backbones, checkpoint, distributed
 from pretrain.agreement import Agreement, StopRequest
 from pretrain.backbones import BackboneConfig
@@ -95,6 +99,7 @@ def train(config: PretrainConfig, stop: StopRequest | None = None) -> Path | Non
         ConfigError: if something in ``config`` is not possible here.
         FloatingPointError: if the loss or the gradient is not finite; the weights never see it.
         CheckpointError, LostRankError: when the disk is full, and when another rank has died.
+        OSError: if another process is writing to the same folder.
     """
     folder = Path(config.output)
     target = folder / "backbone.safetensors"
@@ -104,7 +109,7 @@ def train(config: PretrainConfig, stop: StopRequest | None = None) -> Path | Non
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-    with distributed.ranks(config.device, traces=folder) as place:
+    with _held(folder), distributed.ranks(config.device, traces=folder) as place:
         run = _Run(config, place, stop or StopRequest())
         if place.is_main:
             _note_settings(config, folder)  # not earlier: a refused config must not claim the folder
@@ -247,6 +252,32 @@ def _build(config: PretrainConfig, place: distributed.Ranks) -> SwAV:
 
 
 # --- the run's folder ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep a second run out of ``folder``: two writers would mix their checkpoints.
+
+    Raises:
+        OSError: if another process is still at it after a while; a run that was killed may take so long to go.
+    """
+    if int(os.environ.get("RANK", "0")):  # the main rank alone writes
+        yield
+        return
+    deadline = time.monotonic() + _WAIT_FOR_FOLDER_S
+    while True:
+        with lock(folder / ".lock", wait=False) as mine:
+            if mine:
+                yield
+                return
+        if time.monotonic() > deadline:
+            raise OSError(
+                f"{folder} is in use by another process; wait for it, or give another output=FOLDER"
+            )
+        time.sleep(1)
+
+
+_WAIT_FOR_FOLDER_S = 30
 
 
 def _identity(config: PretrainConfig) -> dict[str, str]:

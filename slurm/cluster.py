@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -15,16 +16,20 @@ LOCAL = "configs/cluster/local.yaml"
 DEFAULT_SLURM = "configs/cluster/university.yaml"
 
 
+# In a '#SBATCH' line: a second line would be a command.
+_ONE_LINE = r"^[^\r\n]+$"
+
+
 class Cluster(Config):
     """The machine and the share of it that one job gets."""
 
     executor: Literal["slurm", "local"] = "slurm"
     """slurm: through sbatch. local: processes on this machine."""
-    partition: str | None = None
+    partition: str | None = Field(default=None, pattern=_ONE_LINE)
     """SLURM partition; null: the cluster's default."""
-    account: str | None = None
+    account: str | None = Field(default=None, pattern=_ONE_LINE)
     """SLURM account that is charged."""
-    constraint: str | None = None
+    constraint: str | None = Field(default=None, pattern=_ONE_LINE)
     """SLURM features a node must have, for example 'a100&nvlink'."""
     nodes: int = Field(default=1, ge=1)
     """Nodes of a distributed stage; the other stages take one."""
@@ -46,14 +51,23 @@ class Cluster(Config):
     """Shell lines that run on the first node before the job, for example 'module load cuda'."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Environment variables of every process."""
+    container: tuple[str, ...] = ()
+    """Words put before 'python' in every process, for example [apptainer, exec, --nv, facerep.sif]; empty: the
+    Python that submits runs them."""
+    images_per_second: float | None = Field(default=None, gt=0)
+    """Pictures a second of one GPU in pretraining, for the estimate of a pipeline's GPU hours; null: none is made."""
+    array_at_once: int = Field(default=256, ge=1)
+    """Tasks of a job array that may run at the same time."""
     srun_args: tuple[str, ...] = ("--kill-on-bad-exit=1",)
     """Further arguments of srun; --cpus-per-task is always passed on, which SLURM 22.05+ does not do itself."""
 
     @model_validator(mode="after")
     def _check(self) -> Cluster:
         if self.executor == "local":
-            if self.nodes > 1 or self.setup:
-                raise ValueError("the local executor has one node and no setup lines; set executor: slurm")
+            if self.nodes > 1 or self.setup or self.container:
+                raise ValueError(
+                    "the local executor has one node, no setup lines and no container; set executor: slurm"
+                )
             return self
         if self.minutes <= 10 and not self.allow_short:
             raise ValueError(
@@ -123,3 +137,18 @@ def slurm_answers() -> bool:
     if ping.returncode and "Slurmctld" in ping.stdout:
         raise ConfigError(f"{ping.stdout.strip()}; try again later, or add --local to run on this machine")
     return ping.returncode == 0
+
+
+def warn_without_notice() -> None:
+    """Say so on stderr where SLURM would stop a preempted job without a word before."""
+    if shutil.which("scontrol") is None:
+        return
+    told = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
+    modes = dict(line.split("=", 1) for line in told.replace(" ", "").splitlines() if "=" in line)
+    preempts = modes.get("PreemptType", "preempt/none") != "preempt/none"
+    if preempts and "preempt_send_user_signal" not in modes.get("SlurmctldParameters", ""):
+        print(
+            "note: this cluster preempts jobs without notice, so a preemption costs the work since the last "
+            "checkpoint; lower checkpoint.every_steps, or ask for SlurmctldParameters=preempt_send_user_signal",
+            file=sys.stderr,
+        )

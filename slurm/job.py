@@ -5,13 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import runpy
+import signal
 import sys
+import time
 import zlib
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
 
 import submitit
 
 from configs import cli
+from slurm import attempts
 
 
 @dataclass(frozen=True)
@@ -30,25 +36,58 @@ class StageJob:
 
         Raises:
             RuntimeError: when the stage ended with exit code 1 or 2; its message is on stderr.
+            SystemExit: with 75 when it was told to stop and has kept everything.
         """
+        environment = submitit.JobEnvironment()
         # The process started in the code snapshot, where imports come from; paths in configs start here.
         os.chdir(self.folder)
-        os.environ.update(rendezvous(submitit.JobEnvironment()))
+        os.environ.update(rendezvous(environment))
         sys.argv[1:] = self.argv
         logging.getLogger("submitit").propagate = False  # its notes have their own format and place
-        try:
-            runpy.run_module(self.room, run_name="__main__", alter_sys=True)
-        except SystemExit as stop:
-            if stop.code in (cli.FAILED, cli.BAD_USAGE):
-                sys.tracebacklimit = 0  # the stage has said what is wrong
-                raise RuntimeError(f"{self.room} ended with exit code {stop.code}") from None
-            # Any other code but 0 is submitit's own way out when it requeues the job.
-            if stop.code:
-                raise
+        requeue = signal.signal(signal.SIGUSR2, partial(_stop, os.getpid()))
+        code = _exit_code(self.room)
+        if code == cli.DONE:
+            _note(environment, "done")
+        elif code == cli.STOPPED:
+            _note(environment, "notice")
+            if environment.cluster != "local" or not callable(requeue):
+                sys.exit(code)  # the batch script queues the job again, see slurm/attempts.py
+            requeue(signal.SIGUSR2, None)  # submitit's
+        else:
+            if code == cli.BAD_USAGE:
+                _note(environment, "refused", f"{self.room} refused its input: see its error above")
+            sys.tracebacklimit = 0  # the stage has said what is wrong
+            raise RuntimeError(f"{self.room} ended with exit code {code}") from None
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What submitit queues again after a preemption or a time-out."""
+        """What submitit's local executor starts again after a time-out."""
         return submitit.helpers.DelayedSubmission(self)
+
+
+def _exit_code(room: str) -> int:
+    """Run ``python -m room``; what it would exit with."""
+    try:
+        runpy.run_module(room, run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else cli.FAILED if stop.code else cli.DONE
+    return cli.DONE
+
+
+def _stop(process: int, *_: object) -> None:
+    """For stages that do not handle the signal: their work is kept piece by piece, so leaving at once is right."""
+    if os.getpid() == process:  # its worker processes inherit the handler
+        sys.exit(cli.STOPPED)
+
+
+def _note(
+    environment: submitit.JobEnvironment, event: Literal["done", "notice", "refused"], why: str | None = None
+) -> None:
+    if environment.global_rank == 0:
+        attempts.note(
+            Path(os.environ["SUBMITIT_FOLDER"]),
+            environment.job_id,
+            attempts.Event(event=event, time=time.time(), why=why),
+        )
 
 
 def rendezvous(job: submitit.JobEnvironment) -> dict[str, str]:

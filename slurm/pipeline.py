@@ -5,12 +5,17 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
 
 from pydantic import Field, model_validator
+from tabulate import tabulate
 
 import configs
 from configs import Config, ConfigError, cli
+from data_prep.beton import read_manifest
+from slurm import cluster as clusters
+from slurm import runs
+from slurm.stages import STAGES
 from slurm.submit import Submission, prepare
 from slurm.watch import follow
 
@@ -20,16 +25,26 @@ class Step(Config):
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
     """Its name in this file, on the command line and in the queue."""
-    stage: Literal["data_prep", "pretrain", "downstream", "report", "results"]
-    """What runs."""
+    stage: str
+    """What runs: one of those of ``python -m slurm submit --help``."""
     config: str
     """The stage's config."""
     overrides: tuple[str, ...] = ()
     """``a.b=c`` for that config, ``cluster.a=c`` for the cluster file."""
     cluster: str | None = None
     """Cluster file of this stage; null: the one of the command line, else the default."""
+    array: int | None = Field(default=None, ge=1)
+    """On SLURM, the number of jobs that share the work; on this machine one does it all."""
     after: tuple[str, ...] = ()
     """Names of the stages, above this one, that must end well before it starts."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Step:
+        if self.stage not in STAGES:
+            close = difflib.get_close_matches(self.stage, STAGES, n=1)
+            mend = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(STAGES)}"
+            raise ValueError(f"stage '{self.stage}' is not known; {mend}")
+        return self
 
 
 class Pipeline(Config):
@@ -76,21 +91,66 @@ def run(path: str, overrides: Sequence[str], cluster: str | None, dry_run: bool)
             f"{path}: some stages would run on SLURM and some here; give them one kind of cluster file"
         )
     if dry_run:
-        for step, plan in zip(pipeline.stages, plans, strict=True):
-            print(f"### {step.name}\n{plan.behind([f'ID_OF_{name}' for name in step.after]).text()}")
+        _show(pipeline, plans)
         return cli.DONE
     return _queue(pipeline, plans) if plans[0].cluster.executor == "slurm" else _run_here(plans)
 
 
+def _show(pipeline: Pipeline, plans: Sequence[Submission]) -> None:
+    """The graph with its resources, then what each stage would be queued with."""
+    rows = []
+    for step, plan in zip(pipeline.stages, plans, strict=True):
+        c = plan.cluster
+        finished = STAGES[plan.stage].is_finished(plan.config) if _inputs_are_there(plan) else False
+        rows.append(
+            {
+                "stage": step.name,
+                "waits for": ", ".join(step.after),
+                "jobs": plan.array or 1,
+                "nodes": c.nodes,
+                "processes": c.nodes * c.tasks,
+                "GPUs": c.nodes * (c.gpus_per_node or 0),
+                "limit (h)": f"{c.minutes / 60:.1f}",
+                "GPU hours": "0" if finished else gpu_hours(plan),
+                "now": "finished" if finished else "to run",
+            }
+        )
+    print(tabulate(rows, headers="keys") + "\n")
+    for step, plan in zip(pipeline.stages, plans, strict=True):
+        print(f"### {step.name}\n{plan.behind([f'ID_OF_{name}' for name in step.after]).text()}")
+
+
+def gpu_hours(plan: Submission) -> str:
+    """An estimate for pretraining where ``images_per_second`` is known, else the most that the time limit allows."""
+    c = plan.cluster
+    gpus = c.nodes * (c.gpus_per_node or 0)
+    data = getattr(plan.config, "data", None)
+    if plan.stage == "pretrain" and gpus and c.images_per_second and data and Path(data.path).exists():
+        pictures = read_manifest(data.path).count * getattr(plan.config, "epochs", 0)
+        return f"about {pictures / c.images_per_second / 3600:,.0f}"
+    return f"at most {gpus * (plan.array or 1) * c.minutes / 60:,.0f} a period" if gpus else "0"
+
+
 def _queue(pipeline: Pipeline, plans: Sequence[Submission]) -> int:
+    clusters.warn_without_notice()
     ids: dict[str, str] = {}
     for step, plan in zip(pipeline.stages, plans, strict=True):
+        if found := _under_way(plan):
+            ids[step.name] = found
+            print(f"{step.name}: job {found} is under way, run {plan.run}")
+            continue
         before = [ids[name] for name in step.after if name in ids]
         if not before and _passed_over(plan):
             continue
-        ids[step.name] = plan.behind(before).send().job_id
+        ids[step.name] = plan.behind(before).send().note.job
         print(f"{step.name}: job {ids[step.name]}, run {plan.run}")
     return cli.DONE
+
+
+def _under_way(plan: Submission) -> str | None:
+    """The id of a job that does ``plan`` already."""
+    notes = [note for _, note in runs.submissions(plan.run) if note.stage == plan.stage]
+    return next((note.job for note in notes if runs.live(note)), None)
 
 
 def _run_here(plans: Sequence[Submission]) -> int:
@@ -103,9 +163,17 @@ def _run_here(plans: Sequence[Submission]) -> int:
     return cli.DONE
 
 
+def _inputs_are_there(plan: Submission) -> bool:
+    try:
+        STAGES[plan.stage].require_inputs(plan.config, plan.name)
+    except ConfigError:
+        return False
+    return True
+
+
 def _passed_over(plan: Submission) -> bool:
     """Whether there is nothing to do for ``plan``; says so."""
-    if done := plan.stage.is_finished(plan.config):
+    if done := STAGES[plan.stage].is_finished(plan.config):
         print(f"{plan.name}: finished already, {plan.run}")
     return done
 
@@ -117,6 +185,7 @@ def _plan(step: Step, extra: Sequence[str], cluster: str | None) -> Submission:
         (*step.overrides, *extra),
         cluster=step.cluster or cluster,
         name=step.name,
+        array=step.array,
         inputs_to_come=bool(step.after),
     )
 

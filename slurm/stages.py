@@ -32,8 +32,9 @@ class Stage:
     """``python -m ROOM``."""
     schema: str
     """``module:class`` of its config."""
-    finished: str = ""
-    """``module:function`` that tells for a config whether its output is there; empty: quick, so always run."""
+    finished: tuple[str, ...] = ()
+    """``module:function`` that tells for a config, and the words after it, whether its output is there; empty: it is
+    quick, so it is always run."""
     command: tuple[str, ...] = ()
     """Words before the config."""
     inputs: tuple[str, ...] = ()
@@ -44,6 +45,8 @@ class Stage:
     """Whether it runs as many processes as the cluster file gives; other stages are one process."""
     gpus: int = 1
     """GPUs that a single process can use."""
+    shared: bool = False
+    """Whether its work can be shared out to the tasks of an array, by ``--part I/N``."""
 
     def load(self, config: str, overrides: Sequence[str]) -> Config:
         """The checked config."""
@@ -52,7 +55,10 @@ class Stage:
 
     def is_finished(self, config: Config) -> bool:
         """Whether running the stage would change nothing."""
-        return bool(self.finished) and bool(_named(self.finished)(config))
+        if not self.finished:
+            return False
+        function, *words = self.finished
+        return bool(_named(function)(config, *words))
 
     def require_inputs(self, config: Config, source: str) -> None:
         """Refuse a stage whose data is not there yet.
@@ -81,21 +87,46 @@ class Stage:
             )
 
 
+def _data_prep(stage: str, shared: bool = False) -> Stage:
+    """One stage of data_prep."""
+    return Stage(
+        "data_prep",
+        "data_prep.config:DataPrepConfig",
+        finished=("data_prep.pipeline:stage_finished", stage),
+        command=(stage,),
+        gpus=int(stage == "detect"),
+        shared=shared,
+    )
+
+
 STAGES = {
     "data_prep": Stage(
-        "data_prep", "data_prep.config:DataPrepConfig", finished="data_prep.pipeline:finished"
+        "data_prep", "data_prep.config:DataPrepConfig", finished=("data_prep.pipeline:finished",)
     ),
+    "list": _data_prep("list", shared=True),
+    "detect": _data_prep("detect", shared=True),
+    "crop": _data_prep("crop", shared=True),
+    "write": _data_prep("write"),
+    "data_report": _data_prep("report"),
     "pretrain": Stage(
         "pretrain",
         "pretrain.train:PretrainConfig",
-        finished="pretrain.train:finished",
+        finished=("pretrain.train:finished",),
         inputs=("data.path",),
         distributed=True,
+    ),
+    "cells": Stage(
+        "downstream",
+        "downstream.config:DownstreamConfig",
+        finished=("downstream.evaluate:cells_finished",),
+        command=("cells",),
+        inputs=("data",),
+        shared=True,
     ),
     "downstream": Stage(
         "downstream",
         "downstream.config:DownstreamConfig",
-        finished="downstream.results:finished",
+        finished=("downstream.results:finished",),
         inputs=("data",),
     ),
     "report": Stage(
@@ -110,7 +141,7 @@ STAGES = {
         "downstream",
         "downstream.config:ResultsConfig",
         command=("results",),
-        run=lambda config: Path(os.path.commonpath(config.runs)),
+        run=lambda config: Path(os.path.commonpath([run for study in config.studies for run in study.runs])),
         gpus=0,
     ),
 }

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
+import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,12 +20,15 @@ from submitit.core.utils import FailedJobError
 from submitit.slurm.slurm import _make_sbatch_string
 
 import configs
-from configs import Config
+from configs import Config, environment
+from data_prep.files import write_json
 from slurm import cluster as clusters
+from slurm import runs
+from slurm.attempts import AGAIN
 from slurm.cluster import Cluster
 from slurm.job import StageJob
 from slurm.snapshot import destination, snapshot
-from slurm.stages import STAGES, Stage
+from slurm.stages import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,16 +38,18 @@ class Submission:
     """A checked stage, ready to be shown (:meth:`text`) or queued (:meth:`send`)."""
 
     name: str
-    stage: Stage
+    stage: str
     config: Config
     cluster: Cluster
     after: tuple[str, ...] = ()
     """Ids of the jobs that must end well before this one starts."""
+    array: int | None = None
+    """Number of array tasks that share the stage's work; None: one job does it all."""
 
     @property
     def run(self) -> Path:
         """The run directory."""
-        return self.stage.run(self.config)
+        return STAGES[self.stage].run(self.config)
 
     @property
     def logs(self) -> Path:
@@ -51,32 +59,44 @@ class Submission:
 
     def text(self) -> str:
         """The sbatch file that submitit would write, or for this machine the command line of each process."""
-        command = f"{self.launcher(destination(ROOT, self.run / 'code'))} -u -m submitit.core._submit "
-        command += shlex.quote(str(self.logs))
+        python = self.launcher(destination(ROOT, self.run / "code"))
+        command = f"{python} -u -m submitit.core._submit {shlex.quote(str(self.logs))}"
         if self.cluster.executor == "local":
             return f"# {self.cluster.tasks} process(es) on this machine\n{command}"
-        return _make_sbatch_string(command=command, folder=self.logs, **self.slurm_parameters())
+        parameters = self.slurm_parameters(python, self.logs) | (
+            {"map_count": self.array} if self.array else {}
+        )
+        return _make_sbatch_string(command=command, folder=self.logs, **parameters)
 
-    def send(self) -> submitit.Job[None]:
+    def send(self) -> runs.Submission:
         """Record the code and the config in the run directory, and queue the job.
 
         Raises:
             configs.ConfigError: when there is no sbatch, or when it refuses; the message is then sbatch's own.
+                Also while such a job of this run is queued or running.
         """
         if self.cluster.executor == "slurm" and shutil.which("sbatch") is None:
             raise configs.ConfigError("there is no sbatch here; submit from a login node, or add --local")
-        logs, job = self._record()
+        self._refuse_if_in_use()
+        logs = self._record()
         executor = self._executor(logs, self.launcher(snapshot(ROOT, self.run / "code")))
         try:
             with _output_to(logs / "controller.log"):
-                return executor.submit(job)
+                jobs = (
+                    executor.submit_array(self._jobs(logs))
+                    if self.array
+                    else [executor.submit(self._job(logs))]
+                )
         except FailedJobError as error:
             raise configs.ConfigError(f"sbatch refused the job: {' '.join(str(error).split())}") from None
+        note = self._note(str(jobs[0].job_id).partition("_")[0])
+        runs.write_note(logs, note)
+        return runs.Submission(logs, note)
 
     def run_here(self) -> None:
         """Run the stage in this process, from the working tree, with pdb after an error."""
-        logs, job = self._record()
-        submitit.DebugExecutor(logs).submit(job).results()
+        logs = self._record()
+        submitit.DebugExecutor(logs).submit(self._job(logs)).results()
 
     def behind(self, jobs: Sequence[str]) -> Submission:
         """A copy that starts when ``jobs`` ended well."""
@@ -91,12 +111,15 @@ class Submission:
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         variables |= self.cluster.environment
         assignments = [f"{name}={value}" for name, value in variables.items()]
-        return shlex.join(["env", f"--chdir={code}", *assignments, sys.executable])
+        python = [*self.cluster.container, "python"] if self.cluster.container else [sys.executable]
+        return shlex.join(["env", f"--chdir={code}", *assignments, *python])
 
-    def slurm_parameters(self) -> dict[str, Any]:
+    def slurm_parameters(self, python: str, logs: Path) -> dict[str, Any]:
         """What submitit's SLURM executor is given, in its own words."""
         c = self.cluster
         cpus = [] if c.cpus_per_task is None else [f"--cpus-per-task={c.cpus_per_task}"]
+        # Without kill-on-invalid-dep a job whose predecessor failed would wait for ever.
+        dependency = "afterok:" + ":".join(self.after) if self.after else None
         parameters: dict[str, Any] = {
             "job_name": self.name,
             "partition": c.partition,
@@ -109,35 +132,88 @@ class Submission:
             "mem": c.memory,
             "time": c.minutes,
             "signal_delay_s": c.signal_delay_s,
-            "setup": list(c.setup) or None,
+            "array_parallelism": c.array_at_once,
+            "setup": [*c.setup, *_again(python, logs)],
             "srun_args": [*cpus, *c.srun_args],
+            "dependency": dependency,
+            "additional_parameters": {"requeue": True}
+            | ({"kill-on-invalid-dep": "yes"} if dependency else {}),
         }
-        if self.after:
-            # Without kill-on-invalid-dep a job whose predecessor failed would wait for ever.
-            parameters["dependency"] = "afterok:" + ":".join(self.after)
-            parameters["additional_parameters"] = {"kill-on-invalid-dep": "yes"}
         return {name: value for name, value in parameters.items() if value is not None}
 
-    def _record(self) -> tuple[Path, StageJob]:
+    def _refuse_if_in_use(self) -> None:
+        for logs, note in runs.submissions(self.run):
+            if note.stage == self.stage and runs.live(note):
+                raise configs.ConfigError(
+                    f"{self.run} is in use: job {note.job} is queued or running (log {logs}); wait for it, cancel it "
+                    f"(python -m slurm cancel {self.run}), or give another output=FOLDER"
+                )
+
+    def _record(self) -> Path:
         """Write down the config that was checked; it, not the file it came from, is what runs."""
         logs = self.logs
         logs.mkdir(parents=True)
         # Only what was set: a default such as "as many workers as cores" belongs to the machine of the job.
         (logs / "config.json").write_text(self.config.model_dump_json(exclude_unset=True, indent=1) + "\n")
-        argv = (*self.stage.command, str(logs / "config.json"))
-        return logs, StageJob(self.stage.room, argv, folder=os.getcwd())
+        write_json(logs / "environment.json", environment.record())
+        return logs
+
+    def _job(self, logs: Path, *part: str) -> StageJob:
+        stage = STAGES[self.stage]
+        return StageJob(stage.room, (*stage.command, str(logs / "config.json"), *part), folder=os.getcwd())
+
+    def _jobs(self, logs: Path) -> list[StageJob]:
+        return [self._job(logs, "--part", f"{i}/{self.array}") for i in range(self.array or 0)]
+
+    def _note(self, job: str) -> runs.JobNote:
+        c = self.cluster
+        return runs.JobNote(
+            job=job,
+            executor=c.executor,
+            stage=self.stage,
+            name=self.name,
+            run=str(self.run.absolute()),
+            tasks=c.nodes * c.tasks,
+            array=self.array,
+            minutes=c.minutes,
+            signal_delay_s=c.signal_delay_s,
+            after=self.after,
+            submitted=time.time(),
+            host=socket.gethostname(),
+        )
 
     def _executor(self, logs: Path, python: str) -> submitit.Executor:
         c = self.cluster
         if c.executor == "slurm":
             executor: submitit.Executor = submitit.SlurmExecutor(logs, python=python)
-            executor.update_parameters(**self.slurm_parameters())
+            executor.update_parameters(**self.slurm_parameters(python, logs))
             return executor
         executor = submitit.LocalExecutor(logs, python=python)
         executor.update_parameters(
             timeout_min=c.minutes, signal_delay_s=c.signal_delay_s, tasks_per_node=c.tasks
         )
         return executor
+
+
+def _again(python: str, logs: Path) -> list[str]:
+    """Shell lines that note an attempt's beginning and end, and queue the job again where slurm.attempts says so.
+
+    Bash runs the EXIT trap also when Slurm ends the job, by SIGTERM: then at once, and with the exit code 0.
+    """
+    attempts = f"{python} -m slurm.attempts"
+    folder = shlex.quote(str(logs))
+    return [
+        "# notes each attempt; after a crash or the time limit queues the job again while it makes progress",
+        f"{attempts} begin {folder} || exit",
+        "ended() {",
+        "  code=$?",
+        f"  {attempts} end {folder} $code",
+        # Slurm ends it from here: a script that ended by itself would be a failed job again.
+        f'  [ $? -eq {AGAIN} ] && scontrol requeue "$SLURM_JOB_ID" && exec sleep 600',
+        "  exit $code",
+        "}",
+        "trap ended EXIT",
+    ]
 
 
 def prepare(
@@ -148,6 +224,7 @@ def prepare(
     cluster: str | None = None,
     name: str | None = None,
     after: Sequence[str] = (),
+    array: int | None = None,
     inputs_to_come: bool = False,
 ) -> Submission:
     """Check everything that can be checked before anything is queued.
@@ -159,6 +236,7 @@ def prepare(
         cluster: A cluster file; None: SLURM when this machine belongs to one, else this machine.
         name: The job's name; the stage's by default.
         after: Job ids to wait for.
+        array: Number of array tasks that share the work.
         inputs_to_come: Whether an earlier stage still has to write the input files.
 
     Raises:
@@ -169,6 +247,9 @@ def prepare(
     config = stage.load(config_path, [o for o in overrides if not o.startswith("cluster.")])
     if not inputs_to_come and not after:
         stage.require_inputs(config, config_path)
+    if array is not None and not stage.shared:
+        can = ", ".join(name for name, other in STAGES.items() if other.shared)
+        raise configs.ConfigError(f"array: the stage '{stage_name}' cannot be shared out; these can: {can}")
     where = choose_cluster(cluster, of_cluster)
     where = where.for_stage(None if stage.distributed else stage.gpus)
     stage.require_batch(config, where.nodes * where.tasks)
@@ -176,7 +257,9 @@ def prepare(
         raise configs.ConfigError(
             "--after: local jobs start at once; list the stages in a pipeline file instead"
         )
-    return Submission(name or stage_name, stage, config, where, tuple(after))
+    # This machine does all parts in one job: its workers fill the cores.
+    parts = array if where.executor == "slurm" and array != 1 else None
+    return Submission(name or stage_name, stage_name, config, where, tuple(after), parts)
 
 
 def choose_cluster(path: str | None, overrides: Sequence[str] = ()) -> Cluster:
@@ -195,6 +278,8 @@ def _output_to(log: Path) -> Iterator[None]:
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    # In the background of a script Ctrl-C is ignored; inherited, the controller could not be cancelled by it.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     kept = os.dup(1), os.dup(2)
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
@@ -202,6 +287,7 @@ def _output_to(log: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        signal.signal(signal.SIGINT, interrupt)
         for fd, terminal in zip((1, 2), kept, strict=True):
             os.dup2(terminal, fd)
             os.close(terminal)

@@ -3,67 +3,72 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import submitit
 from submitit.core.utils import pickle_load
 
-LIVE = {
-    "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "PREEMPTED", "SIGNALING", "STAGE_OUT",
-    "STOPPED", "RESIZING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT",
-}  # fmt: skip
+from slurm import attempts, runs
+from slurm.runs import Submission
+
 # submitit's notes about its own work: they stay in the files.
 OWN_NOTES = ("submitit INFO", "submitit ERROR")
 
 
-def follow(job: submitit.Job[None], label: str) -> str | None:
-    """Print what the job's first process writes until the job ends.
+def follow(submission: Submission, label: str, *, owned: bool = True) -> str | None:
+    """Print what the first process of the job, or of each array task, writes until the job ends.
 
     Every line is preceded by ``[label m:ss]``. On a terminal a progress bar stays on one line; elsewhere only
-    its last state is printed. Leaving early (Ctrl-C, SIGTERM) takes a local job along.
+    its last state is printed. Leaving early (Ctrl-C, SIGTERM) takes a local job along if it is ``owned``.
 
     Returns:
         None when every process ended well, else the reason, with the log's path.
     """
-    first = job.task(0).paths
-    out, err = _Tail(first.stdout, label), _Tail(first.stderr, label)
-    slurm = isinstance(job, submitit.SlurmJob)
+    logs, note = submission
+    tails = []
+    for i, job in enumerate(note.ids):
+        name = label if note.array is None else f"{label}.{i}"
+        tails += [_Tail(logs / f"{job}_0_log.{end}", name) for end in ("out", "err")]
+    local = note.executor == "local"
     try:
         live, asked = True, time.monotonic()
         while live:
             time.sleep(0.2)
-            if not slurm or time.monotonic() - asked > 3:
-                live, asked = _live(job), time.monotonic()
-            out.print_new()
-            err.print_new()
-        out.finish()
-        err.finish()
+            if local or time.monotonic() - asked > 3:
+                # Not knowing is no reason to leave: the controller may be restarting.
+                live, asked = runs.live(note) is not False, time.monotonic()
+            for tail in tails:
+                tail.print_new()
+        for tail in tails:
+            tail.finish()
     except BaseException:
-        if not slurm:
-            job.cancel()
+        if local and owned:
+            runs.cancel(note)
         raise
-    return failure(job)
+    return failure(submission)
 
 
-def failure(job: submitit.Job[None]) -> str | None:
+def failure(submission: Submission) -> str | None:
     """Why an ended job failed, or None: a process that raised comes before those that just vanished."""
+    logs, note = submission
     vanished = raised = None
-    for rank in range(job.num_tasks):
-        paths = job.task(rank).paths
-        if not paths.result_pickle.exists():
-            what = "ended without a result: killed, out of memory or out of time"
-            vanished = vanished or (rank, what, paths.stderr)
-        elif pickle_load(paths.result_pickle)[0] == "error":
-            raised = raised or (rank, "failed", paths.stderr)
+    for job in note.ids:
+        for rank in range(note.tasks):
+            result, log = logs / f"{job}_{rank}_result.pkl", logs / f"{job}_{rank}_log.err"
+            if not result.exists():
+                what = "ended without a result: killed, out of memory or out of time"
+                vanished = vanished or (job, rank, what, log)
+            elif pickle_load(result)[0] == "error":
+                raised = raised or (job, rank, "failed", log)
     if not (first := raised or vanished):
         return None
-    rank, what, log = first
+    job, rank, what, log = first
+    ended = [event.why for event in attempts.read(logs, job) if event.event == "end"]
+    given_up = f"{ended[-1]}; " if ended else ""
     lines = "".join(f"\n    {line}" for line in _last_lines(log))
-    return f"process {rank} {what}; {log} ends with:{lines}"
+    return f"{given_up}process {rank} {what}; {log} ends with:{lines}"
 
 
 def _last_lines(log: Path, count: int = 4) -> list[str]:
@@ -71,22 +76,6 @@ def _last_lines(log: Path, count: int = 4) -> list[str]:
         return ["(nothing was written)"]
     lines = re.split(r"[\r\n]+", log.read_text(errors="replace"))
     return [line for line in lines if line.strip() and not line.startswith(OWN_NOTES)][-count:]
-
-
-def _live(job: submitit.Job[None]) -> bool:
-    """Whether the job is still queued or running; works without SLURM's accounting."""
-    if not isinstance(job, submitit.SlurmJob):
-        return not job.done()
-    asked = subprocess.run(
-        ["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job.job_id}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if asked.returncode:
-        # A job that ended long ago is unknown; a controller that restarts says something else.
-        return "Invalid job id" not in asked.stderr
-    return bool(LIVE & set(asked.stdout.split()))
 
 
 class _Tail:

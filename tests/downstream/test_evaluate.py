@@ -16,7 +16,7 @@ import yaml
 
 from configs import ConfigError, load
 from data_prep.beton import read_labels
-from downstream.config import DownstreamConfig, ReportConfig
+from downstream.config import DownstreamConfig, ReportConfig, Study
 from downstream.evaluate import evaluate
 from downstream.report import sentence, write_report
 from downstream.results import Metrics, Results, finished, read_metrics
@@ -256,7 +256,8 @@ def test_seeds_side_by_side(run: tuple[DownstreamConfig, Metrics], tmp_path: Pat
     )
     (tmp_path / "metrics.json").write_text(other.model_dump_json())
     output = tmp_path / "results.md"
-    write_results_markdown([cfg.output, str(tmp_path)], str(output))
+    two = Study(title="Two seeds", runs=(cfg.output, str(tmp_path)))
+    write_results_markdown([two], output)
     text = output.read_text()
     assert "**Synthetic faces.**" in text
     pose = next(line for line in text.splitlines() if line.startswith("| Head pose | MAE (°)"))
@@ -264,12 +265,27 @@ def test_seeds_side_by_side(run: tuple[DownstreamConfig, Metrics], tmp_path: Pat
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 
+def test_a_single_seed_with_its_curves(run: tuple[DownstreamConfig, Metrics], tmp_path: Path) -> None:
+    cfg, _ = run
+    rows = [{"step": i, "loss": 3.0 - i / 10, "ln_k": 3.0, "knn": i / 10, "linear": i / 9} for i in range(5)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    study = Study(title="A longer run", text="What it is.", runs=(cfg.output,), pretrain=str(tmp_path))
+    write_results_markdown([study], tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    assert "## A longer run" in text
+    assert "What it is." in text
+    assert "same sign" not in text
+    assert "](results-a-longer-run.svg)" in text
+    assert (tmp_path / "results-a-longer-run.svg").read_text().count("<svg") == 1
+
+
 def test_seeds_on_other_splits_are_refused(run: tuple[DownstreamConfig, Metrics], tmp_path: Path) -> None:
     cfg, metrics = run
     data = metrics.data.model_copy(update={"split_sha256": "0"})
     (tmp_path / "metrics.json").write_text(metrics.model_copy(update={"data": data}).model_dump_json())
+    study = Study(title="Two seeds", runs=(cfg.output, str(tmp_path)))
     with pytest.raises(ConfigError, match="other splits"):
-        write_results_markdown([cfg.output, str(tmp_path)], str(tmp_path / "results.md"))
+        write_results_markdown([study], tmp_path / "results.md")
 
 
 def test_the_terminal_table_marks_what_is_clear(run: tuple[DownstreamConfig, Metrics]) -> None:

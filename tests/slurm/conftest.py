@@ -25,7 +25,14 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.syspath_prepend(str(HERE))
     schema = "tiny_stage:TinyConfig"
     one, many = (
-        Stage("tiny_stage", schema, finished="tiny_stage:finished", inputs=("data",), distributed=distributed)
+        Stage(
+            "tiny_stage",
+            schema,
+            finished=("tiny_stage:finished",),
+            inputs=("data",),
+            distributed=distributed,
+            shared=not distributed,
+        )
         for distributed in (False, True)
     )
     monkeypatch.setitem(stages.STAGES, "data_prep", one)
@@ -44,7 +51,7 @@ def testbed() -> Iterator[Testbed]:
         pytest.skip("the Slurm testbed needs root on Linux: its GPUs are device nodes")
     # Not pytest's folder: a Unix socket's name ends at 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-    testbed = Testbed(folder, nodes=2)
+    testbed = Testbed(folder, nodes=2, grace_s=10, requeue_s=5)  # 120 s in life
     testbed.start()
     yield testbed
     testbed.stop()

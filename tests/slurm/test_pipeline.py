@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from configs import ConfigError
 from slurm.__main__ import main
-from slurm.pipeline import Step
-from slurm.stages import STAGES
 
 CHAIN = """
 stages:
@@ -80,17 +77,13 @@ def test_a_later_stage_may_wait_for_data_that_an_earlier_one_makes(chain: list[s
     [
         (CHAIN.replace("after: [photos]", "after: [end]"), "'end' is no stage above it"),
         (CHAIN.replace("name: end", "name: swav"), "two stages are named 'swav'"),
-        (CHAIN.replace("pretrain", "cook"), "stage"),
+        (CHAIN.replace("pretrain", "pretrian"), "did you mean 'pretrain'"),
     ],
 )
 def test_a_wrong_chain_is_refused(tiny: list[str], text: str, message: str) -> None:
     Path("chain.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         main(["pipeline", "chain.yaml", "--local"])
-
-
-def test_every_stage_can_be_in_a_chain() -> None:
-    assert get_args(Step.model_fields["stage"].annotation) == tuple(STAGES)
 
 
 def test_dry_run_on_slurm_shows_the_dependencies(chain: list[str], capfd: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ schedule: {lr: 0.04}
 def test_table_names_real_schemas_and_fields(name: str) -> None:
     stage = STAGES[name]
     if stage.finished:
-        module, _, function = stage.finished.partition(":")
+        module, _, function = stage.finished[0].partition(":")
         assert callable(getattr(importlib.import_module(module), function))
     module, _, schema = stage.schema.partition(":")
     for field in stage.inputs:
@@ -92,25 +92,21 @@ def test_a_preempted_pretraining_goes_on_from_where_it_was_told_to_stop(
     Path("pretrain.yaml").write_text(PRETRAIN + "checkpoint: {every_steps: 100000}\nlog_every_steps: 1\n")
     small = ["cluster.memory=4GB", "cluster.cpus_per_task=1", "cluster.gpus_per_node=2"]
     submission = prepare("pretrain", "pretrain.yaml", [*small, "epochs=30"])
-    job = submission.send()
+    job = submission.send().note.job
     metrics = Path("runs/pretrain/metrics.jsonl")
     wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 3)
-    on_testbed.run("scancel", "--signal=USR2", job.job_id)
+    on_testbed.run("scancel", "--signal=USR2", job)
 
     def state() -> str:
-        return on_testbed.run(
-            "squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job.job_id}"
-        ).strip()
+        return on_testbed.run("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}").strip()
 
     wait_until(lambda: state() == "PENDING")
     (stopped,) = (
         int(path.stem.removeprefix("step_")) for path in Path("runs/pretrain/checkpoints").glob("*.pt")
     )
     assert 3 < stopped < 120
-    # Slurm holds a requeued job for two minutes.
-    on_testbed.run("scontrol", "update", f"JobId={job.job_id}", "StartTime=now")
     wait_until(lambda: state() in ("COMPLETED", "FAILED"))
-    log = (submission.run / f"logs/001/{job.job_id}_0_log.err").read_text()
+    log = (submission.run / f"logs/001/{job}_0_log.err").read_text()
     assert state() == "COMPLETED", log
     assert f"going on from step {stopped}" in log
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, 121))
@@ -121,3 +117,114 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+CHAIN = """
+stages:
+  - {name: list, stage: list, config: photos.yaml, array: 2}
+  - {name: detect, stage: detect, config: photos.yaml, array: 2, after: [list]}
+  - {name: crop, stage: crop, config: photos.yaml, array: 2, after: [detect]}
+  - {name: photos, stage: write, config: photos.yaml, after: [crop]}
+  - {name: faces, stage: data_prep, config: faces.yaml}
+  - {name: swav, stage: pretrain, config: pretrain.yaml, after: [photos]}
+  - {name: cells, stage: cells, config: downstream.yaml, array: 2, after: [faces, swav]}
+  - {name: downstream, stage: downstream, config: downstream.yaml, after: [cells]}
+  - {name: report, stage: report, config: report.yaml, after: [downstream]}
+"""
+FACES = """
+output: runs/faces
+source: {kind: synthetic, count: 60, picture: {mode: portrait, identity_start: 500, identity_count: 12}}
+detect: {size: 256}
+keep: {rule: best_iou, min_score: 0.5}
+"""
+DOWNSTREAM = """
+data: runs/faces/set.beton
+output: runs/downstream
+tasks: [landmarks, pose]
+fractions: [1.0]
+modes: [frozen, finetune]
+finetune: {steps: 2}
+bootstrap: {samples: 100}
+initialisations:
+  - {kind: checkpoint, name: pretrained, path: runs/pretrain/backbone.safetensors}
+  - {kind: random, name: random, like: runs/pretrain/backbone.safetensors}
+"""
+REPORT = """
+downstream: runs/downstream
+output: runs/report/index.html
+results: runs/results.json
+pretrain: runs/pretrain
+"""
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_chain_of_arrays_with_a_shard_that_fails(
+    on_testbed: Testbed,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The dependants are removed, the reason is in the status, and after the mend only the rest is done."""
+    monkeypatch.chdir(tmp_path)
+    texts = {
+        "chain": CHAIN, "photos": PHOTOS + "shard_size: 6\n", "faces": FACES, "pretrain": PRETRAIN,
+        "downstream": DOWNSTREAM, "report": REPORT,
+    }  # fmt: skip
+    for name, text in texts.items():
+        Path(f"{name}.yaml").write_text(text)
+    names = ("list", "detect", "crop", "photos", "faces", "swav", "cells", "downstream", "report")
+    small = [
+        f"{name}.cluster.{x}" for name in names for x in ("memory=2GB", "cpus_per_task=1", "gpus_per_node=0")
+    ]
+    assert main(["submit", "list", "photos.yaml", "--array", "2", *small_of("list", small), "--watch"]) == 0
+    broken = Path("runs/photos/images/00001.parquet")
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:100])
+    capfd.readouterr()
+
+    assert main(["pipeline", "chain.yaml", *small]) == 0
+    queued = jobs_of(capfd.readouterr().out)
+    assert list(queued) == ["detect", "crop", "photos", "faces", "swav", "cells", "downstream", "report"]
+    wait_until(lambda: state_of(on_testbed, queued["report"]) == {"CANCELLED"}, 300)
+    wait_until(lambda: state_of(on_testbed, queued["faces"]) == {"COMPLETED"}, 300)
+    assert state_of(on_testbed, queued["detect"]) == {"COMPLETED", "FAILED"}
+    assert all(
+        state_of(on_testbed, queued[name]) == {"CANCELLED"} for name in ("crop", "photos", "swav", "cells")
+    )
+    assert main(["status", "runs"]) == 1
+    table = capfd.readouterr().out
+    assert "runs/photos/faces/00001.parquet" in table or "images/00001.parquet" in table, table
+    done = {path.name for path in Path("runs/photos/faces").glob("*.json")}
+    assert "00001.json" not in done
+    assert {"00000.json", "00002.json"} <= done
+
+    broken.write_bytes(whole)
+    assert main(["pipeline", "chain.yaml", *small]) == 0
+    out = capfd.readouterr().out
+    assert "list: finished already" in out
+    assert "faces: finished already" in out
+    again = jobs_of(out)
+    assert list(again) == ["detect", "crop", "photos", "swav", "cells", "downstream", "report"]
+    wait_until(lambda: bool(state_of(on_testbed, again["report"]) & {"COMPLETED", "CANCELLED"}), 600)
+    assert Path("runs/report/index.html").exists()
+    assert main(["status", "runs"]) == 0, capfd.readouterr().out
+    assert main(["pipeline", "chain.yaml", *small]) == 0
+    assert list(jobs_of(capfd.readouterr().out)) == ["report"], "only the page is always made again"
+
+
+def small_of(name: str, overrides: list[str]) -> list[str]:
+    return [x.removeprefix(f"{name}.") for x in overrides if x.startswith(f"{name}.")]
+
+
+def jobs_of(output: str) -> dict[str, str]:
+    """Stage -> job id, from what ``pipeline`` printed."""
+    lines = (line.split(": job ") for line in output.splitlines() if ": job " in line)
+    return {name: rest.split(",")[0].split()[0] for name, rest in lines}
+
+
+def state_of(testbed: Testbed, job: str) -> set[str]:
+    return set(
+        testbed.run("squeue", "--noheader", "--array", "--states=all", "--format=%T", f"--jobs={job}").split()
+    )

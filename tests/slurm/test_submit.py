@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -213,10 +214,30 @@ def test_spaces_and_shell_characters_stay_what_they_are(
     monkeypatch.chdir(folder)
     (folder / "tiny.yaml").write_text("output: a b\n")
     text = prepare("data_prep", "tiny.yaml", cluster=str(CLUSTERS / "dgx.yaml")).text()
-    text = re.sub(r"^srun", "printf '%s\\\\n'", text, flags=re.MULTILINE)
-    words = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=True).stdout
-    assert f"{folder}/a b/logs/001/%j_%t_log.out" in words.splitlines()
+    text = re.sub(r"^( *)(srun|env)\b", r"\1printf '%s\\n' \2", text, flags=re.MULTILINE)
+    printed = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=True).stdout
+    words = printed.splitlines()
+    assert f"{folder}/a b/logs/001/%j_%t_log.out" in words
+    begin, end = words.index("begin"), words.index("end")
+    assert words[begin + 1] == words[end + 1] == f"{folder}/a b/logs/001"
     assert not (folder / "stolen").exists()
+
+
+def test_no_value_of_a_config_becomes_a_command(tiny: list[str], tmp_path: Path) -> None:
+    evil = "x'; touch stolen; $(touch stolen) `touch stolen`"
+    fields = [f"cluster.{name}={json.dumps(evil)}" for name in ("partition", "account", "constraint")]
+    fields += [f"cluster.{name}=[{json.dumps(evil)}]" for name in ("container", "srun_args")]
+    fields += [f"cluster.environment={{A: {json.dumps(evil)}}}"]
+    for value in fields:
+        text = prepare("data_prep", tiny[0], [value], cluster=str(CLUSTERS / "dgx.yaml")).text()
+        text = re.sub(r"^( *)(srun|env)\b", r"\1: \2", text, flags=re.MULTILINE)
+        subprocess.run(["bash", "-c", text], check=True)
+        assert evil in "".join(shlex.split(text, comments=False)), value
+    assert not (tmp_path / "stolen").exists()
+    with pytest.raises(ConfigError, match="partition"):
+        prepare(
+            "data_prep", tiny[0], ['cluster.partition="a\\ntouch stolen"'], cluster=str(CLUSTERS / "dgx.yaml")
+        )
 
 
 def test_slurm_is_used_only_where_it_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

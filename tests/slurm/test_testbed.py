@@ -122,17 +122,15 @@ def test_a_failed_stage_removes_what_depends_on_it(
 def test_a_preempted_job_starts_again_with_another_port(on_testbed: Testbed, tiny: list[str]) -> None:
     """The signal of a preemption: the job is requeued and runs to its end, from its own files."""
     submission = prepare("pretrain", tiny[0], [tiny[1], *SMALL, "lines=15", "seconds=1", "gather=true"])
-    job = submission.send()
-    log = submission.run / f"logs/001/{job.job_id}_0_log.out"
+    job = submission.send().note.job
+    log = submission.run / f"logs/001/{job}_0_log.out"
     deadline = time.monotonic() + 60
     while not (log.exists() and "line 1" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.5)
-    on_testbed.run("scancel", "--signal=USR2", job.job_id)
-    assert _wait(on_testbed, job.job_id, {"PENDING"}) == "PENDING"
-    # Slurm holds a requeued job for two minutes.
-    on_testbed.run("scontrol", "update", f"JobId={job.job_id}", "StartTime=now")
-    assert _wait(on_testbed, job.job_id, {"COMPLETED", "FAILED"}, seconds=90) == "COMPLETED"
+    on_testbed.run("scancel", "--signal=USR2", job)
+    assert _wait(on_testbed, job, {"PENDING"}) == "PENDING"
+    assert _wait(on_testbed, job, {"COMPLETED", "FAILED"}, seconds=90) == "COMPLETED"
     assert log.read_text().count("line 0") == 2
     from slurm.job import port
 
-    assert _seen()["MASTER_PORT"] == str(port(job.job_id, "1")) != str(port(job.job_id, "0"))
+    assert _seen()["MASTER_PORT"] == str(port(job, "1")) != str(port(job, "0"))

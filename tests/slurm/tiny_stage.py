@@ -24,6 +24,8 @@ class TinyConfig(configs.Config):
     """Pause after each line."""
     fail: bool = False
     """Raise at the end."""
+    fail_part: str | None = None
+    """The part of an array that raises, as 1/3."""
     kill_rank: int | None = None
     """The rank that kills itself."""
     refuse: bool = False
@@ -41,7 +43,8 @@ def finished(config: TinyConfig) -> bool:
 
 def main() -> int:
     """Print, meet, and leave ``rank_N.json`` with what this process saw."""
-    config = configs.load(sys.argv[-1], schema=TinyConfig)
+    config = configs.load(sys.argv[1], schema=TinyConfig)
+    part = sys.argv[3] if sys.argv[2:3] == ["--part"] else "0/1"
     for i in range(config.lines):
         print(f"line {i}", flush=True)
         print(f"bar {i}\r", end="", file=sys.stderr, flush=True)
@@ -51,13 +54,14 @@ def main() -> int:
         os.kill(os.getpid(), 9)
     if config.refuse:
         raise configs.ConfigError("data: nothing in it")
-    if config.fail:
+    if config.fail or part == config.fail_part:
         raise ValueError("the picture is upside down")
     seen = {name: os.environ.get(name) for name in SEEN}
     seen |= {"cwd": os.getcwd(), "configs": configs.__file__, "argv": sys.argv[1:]}
     if config.gather:
         seen["sum"] = _sum_of_ranks(rank)
-    (Path(config.output) / f"rank_{rank}.json").write_text(json.dumps(seen))
+    name = f"rank_{rank}.json" if part == "0/1" else f"part_{part.replace('/', '_of_')}.json"
+    (Path(config.output) / name).write_text(json.dumps(seen))
     return 0
 
 

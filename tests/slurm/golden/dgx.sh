@@ -12,9 +12,21 @@
 #SBATCH --ntasks-per-node=8
 #SBATCH --open-mode=append
 #SBATCH --output=/home/me/run/logs/001/%j_0_log.out
+#SBATCH --requeue
 #SBATCH --signal=USR2@300
 #SBATCH --time=1440
 #SBATCH --wckey=submitit
+
+# setup
+# notes each attempt; after a crash or the time limit queues the job again while it makes progress
+env --chdir=/home/me/run/code/HASH OMP_NUM_THREADS=16 TORCH_NCCL_ASYNC_ERROR_HANDLING=3 PYTHON -m slurm.attempts begin /home/me/run/logs/001 || exit
+ended() {
+  code=$?
+  env --chdir=/home/me/run/code/HASH OMP_NUM_THREADS=16 TORCH_NCCL_ASYNC_ERROR_HANDLING=3 PYTHON -m slurm.attempts end /home/me/run/logs/001 $code
+  [ $? -eq 75 ] && scontrol requeue "$SLURM_JOB_ID" && exec sleep 600
+  exit $code
+}
+trap ended EXIT
 
 # command
 export SUBMITIT_EXECUTOR=slurm
