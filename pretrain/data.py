@@ -6,6 +6,7 @@ resumes from the step number alone and the global batch does not depend on the n
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
@@ -120,8 +121,11 @@ def read_rows(path: str, count: int) -> Indices:
     return rows.astype(np.int64)
 
 
+_AHEAD = 2  # batches
+
+
 class Decoder:
-    """Decodes the pictures of an epoch in threads, one batch ahead."""
+    """Decodes the pictures of an epoch in threads, two batches ahead: no thread waits for another one's share."""
 
     def __init__(self, beton: Beton, config: DataConfig, workers: int, *, pinned: bool) -> None:
         self._beton, self._workers, self._pinned = beton, workers, pinned
@@ -132,18 +136,18 @@ class Decoder:
         side = self._beton.image(0).shape[0]
         ring = [
             torch.empty((batch_size, side, side, 3), dtype=torch.uint8, pin_memory=self._pinned)
-            for _ in range(2)
+            for _ in range(_AHEAD + 1)
         ]
+        batches = np.split(order, range(batch_size, len(order), batch_size))
         with ThreadPoolExecutor(self._workers) as pool:
-            batches = np.split(order, range(batch_size, len(order), batch_size))
-            ahead = self._start(pool, batches[0], ring[0])
+            under_way = deque(self._start(pool, *work) for work in zip(batches[:_AHEAD], ring, strict=False))
             for number, rows in enumerate(batches):
-                for part in ahead:
+                for part in under_way.popleft():
                     part.result()
-                if number + 1 < len(batches):
-                    # Into the buffer of the batch before, with which the caller is done.
-                    ahead = self._start(pool, batches[number + 1], ring[(number + 1) % 2])
-                yield ring[number % 2][: len(rows)]
+                if (later := number + _AHEAD) < len(batches):
+                    # Into the buffer of the batch before this one, with which the caller is done.
+                    under_way.append(self._start(pool, batches[later], ring[later % len(ring)]))
+                yield ring[number % len(ring)][: len(rows)]
 
     def _start(self, pool: ThreadPoolExecutor, rows: Indices, images: Tensor) -> list[Future[None]]:
         """Fill ``images`` with the pictures ``rows``, an equal part in each thread."""

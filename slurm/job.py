@@ -22,7 +22,8 @@ from slurm import attempts
 
 @dataclass(frozen=True)
 class StageJob:
-    """``python -m room argv`` in ``folder``; submitit pickles it and calls it in every process.
+    """``python -m room argv`` in ``folder``; submitit pickles it and calls it in every process. ``logs`` is where the
+    main process notes how it ended.
 
     A stage finds its own progress on disk, so the same call is right at every restart.
     """
@@ -30,6 +31,7 @@ class StageJob:
     room: str
     argv: tuple[str, ...]
     folder: str
+    logs: Path
 
     def __call__(self) -> None:
         """Run the stage.
@@ -47,17 +49,27 @@ class StageJob:
         requeue = signal.signal(signal.SIGUSR2, partial(_stop, os.getpid()))
         code = _exit_code(self.room)
         if code == cli.DONE:
-            _note(environment, "done")
+            self._note(environment, "done")
         elif code == cli.STOPPED:
-            _note(environment, "notice")
+            self._note(environment, "notice")
             if environment.cluster != "local" or not callable(requeue):
                 sys.exit(code)  # the batch script queues the job again, see slurm/attempts.py
             requeue(signal.SIGUSR2, None)  # submitit's
         else:
             if code == cli.BAD_USAGE:
-                _note(environment, "refused", f"{self.room} refused its input: see its error above")
+                self._note(environment, "refused", f"{self.room} refused its input: see its error above")
             sys.tracebacklimit = 0  # the stage has said what is wrong
             raise RuntimeError(f"{self.room} ended with exit code {code}") from None
+
+    def _note(
+        self,
+        environment: submitit.JobEnvironment,
+        event: Literal["done", "notice", "refused"],
+        why: str | None = None,
+    ) -> None:
+        if environment.global_rank == 0:
+            seen = attempts.Event(event=event, time=time.time(), why=why)
+            attempts.note(self.logs, environment.job_id, seen)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What submitit's local executor starts again after a time-out."""
@@ -77,17 +89,6 @@ def _stop(process: int, *_: object) -> None:
     """For stages that do not handle the signal: their work is kept piece by piece, so leaving at once is right."""
     if os.getpid() == process:  # its worker processes inherit the handler
         sys.exit(cli.STOPPED)
-
-
-def _note(
-    environment: submitit.JobEnvironment, event: Literal["done", "notice", "refused"], why: str | None = None
-) -> None:
-    if environment.global_rank == 0:
-        attempts.note(
-            Path(os.environ["SUBMITIT_FOLDER"]),
-            environment.job_id,
-            attempts.Event(event=event, time=time.time(), why=why),
-        )
 
 
 def rendezvous(job: submitit.JobEnvironment) -> dict[str, str]:

@@ -160,7 +160,8 @@ class Submission:
 
     def _job(self, logs: Path, *part: str) -> StageJob:
         stage = STAGES[self.stage]
-        return StageJob(stage.room, (*stage.command, str(logs / "config.json"), *part), folder=os.getcwd())
+        argv = (*stage.command, str(logs / "config.json"), *part)
+        return StageJob(stage.room, argv, folder=os.getcwd(), logs=logs)
 
     def _jobs(self, logs: Path) -> list[StageJob]:
         return [self._job(logs, "--part", f"{i}/{self.array}") for i in range(self.array or 0)]

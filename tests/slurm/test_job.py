@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import submitit
 from submitit.core.utils import DelayedSubmission
@@ -39,7 +41,7 @@ def test_port_differs_between_restarts_and_jobs() -> None:
 
 
 def test_checkpoint_queues_the_same_call() -> None:
-    job = StageJob("pretrain", ("a.yaml",), "/somewhere")
+    job = StageJob("pretrain", ("a.yaml",), "/somewhere", Path("/logs"))
     again = DelayedSubmission(job)._checkpoint_function()
     assert isinstance(again, submitit.helpers.DelayedSubmission)
     assert again.function == job

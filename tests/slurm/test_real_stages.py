@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -86,9 +87,7 @@ def test_a_preempted_pretraining_goes_on_from_where_it_was_told_to_stop(
 ) -> None:
     """No periodic checkpoint is due: the one that counts is that of the signal."""
     monkeypatch.chdir(tmp_path)
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)).save(buffer, "JPEG")
-    write_beton("runs/photos/set.beton", [buffer.getvalue()] * 64, np.arange(64), -np.ones(64, np.int64))
+    write_noise("runs/photos/set.beton", 64)
     Path("pretrain.yaml").write_text(PRETRAIN + "checkpoint: {every_steps: 100000}\nlog_every_steps: 1\n")
     small = ["cluster.memory=4GB", "cluster.cpus_per_task=1", "cluster.gpus_per_node=2"]
     submission = prepare("pretrain", "pretrain.yaml", [*small, "epochs=30"])
@@ -110,6 +109,14 @@ def test_a_preempted_pretraining_goes_on_from_where_it_was_told_to_stop(
     assert state() == "COMPLETED", log
     assert f"going on from step {stopped}" in log
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, 121))
+
+
+def write_noise(path: str, pictures: int) -> None:
+    """One picture of noise, so many times."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)).save(buffer, "JPEG")
+    jpegs = [buffer.getvalue()] * pictures
+    write_beton(path, jpegs, np.arange(pictures), -np.ones(pictures, np.int64))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -228,3 +235,36 @@ def state_of(testbed: Testbed, job: str) -> set[str]:
     return set(
         testbed.run("squeue", "--noheader", "--array", "--states=all", "--format=%T", f"--jobs={job}").split()
     )
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_thirty_two_ranks_on_four_nodes(
+    testbed: Testbed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two steps; ``testbed`` is asked for as it skips where there is no Slurm."""
+    monkeypatch.chdir(tmp_path)
+    write_noise("runs/photos/set.beton", 128)
+    Path("pretrain.yaml").write_text(PRETRAIN + "log_every_steps: 1\n")
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+        four = Testbed(Path(folder), nodes=4)
+        four.start()
+        try:
+            monkeypatch.setenv("SLURM_CONF", str(four.conf))
+            many = [
+                "cluster.nodes=4",
+                "cluster.gpus_per_node=8",
+                "cluster.cpus_per_task=1",
+                "cluster.memory=8GB",
+            ]
+            sent = prepare("pretrain", "pretrain.yaml", [*many, "epochs=1", "batch_size=64"]).send()
+            wait_until(lambda: state_of(four, sent.note.job) <= {"COMPLETED", "FAILED"}, 900)
+            log = (sent.logs / f"{sent.note.job}_0_log.err").read_text()
+            assert state_of(four, sent.note.job) == {"COMPLETED"}, log
+        finally:
+            four.stop()
+    assert sent.note.tasks == 32
+    assert len(list(sent.logs.glob("*_result.pkl"))) == 32
+    rows = [json.loads(line) for line in Path("runs/pretrain/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
