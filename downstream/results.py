@@ -14,6 +14,9 @@ from data_prep.files import sha256_file
 from downstream.config import Checkpoint, DownstreamConfig, Initialisation, Mode, Pixels, TaskName
 from pretrain import log
 
+# Goes up when the same settings, data and weights would lead to other figures.
+VERSION = 1
+
 
 class Measurement(Config):
     """One figure of one row."""
@@ -226,8 +229,9 @@ def read_curve(run: str | Path) -> PretrainCurve:
 
 
 def inputs_hash(cfg: DownstreamConfig) -> str:
-    """Hash of all that decides the figures: settings, data, weights; not the device or the output's place."""
+    """Hash of all that decides the figures: settings, data, weights, version; not the device or the place."""
     parts = [config_hash(cfg, exclude={"output", "device"}), read_manifest(cfg.data).sha256]
+    parts += [str(VERSION)] * (VERSION > 1)  # what was measured before there was a version stays valid
     parts += [sha256_file(path) for row in cfg.initialisations if (path := weights(row))]
     return hashlib.sha256("/".join(parts).encode()).hexdigest()[:16]
 

@@ -71,6 +71,9 @@ class PretrainConfig(Config):
     log_every_steps: int = Field(50, ge=1)
 
 
+# Goes up when the same settings and data would lead to other weights.
+VERSION = 1
+
 # Fields that may change between restarts because the weights do not depend on them.
 _FREE_FIELDS: dict[str, Any] = {
     "output": True,
@@ -266,7 +269,8 @@ def _held(folder: Path) -> Iterator[None]:
         return
     deadline = time.monotonic() + _WAIT_FOR_FOLDER_S
     while True:
-        with lock(folder / ".lock", wait=False) as mine:
+        # Beside the folder: a refused config must not claim it.
+        with lock(folder.with_name(f".{folder.name}.lock"), wait=False) as mine:
             if mine:
                 yield
                 return
@@ -281,7 +285,7 @@ _WAIT_FOR_FOLDER_S = 30
 
 
 def _identity(config: PretrainConfig) -> dict[str, str]:
-    """What decides the weights: the settings and the bytes of the data. Kept in the run's ``run.json``."""
+    """What decides the weights: settings, bytes of the data, version. Kept in the run's ``run.json``."""
     if not Path(config.data.path).exists():
         raise ConfigError(f"data.path: {config.data.path} does not exist; run data_prep first")
     data = read_manifest(config.data.path).sha256
@@ -290,7 +294,7 @@ def _identity(config: PretrainConfig) -> dict[str, str]:
             raise ConfigError(f"data.rows: {config.data.rows} does not exist")
         data += sha256_file(config.data.rows)
     free = _FREE_FIELDS | ({"epochs": True} if config.schedule.decay == "constant" else {})
-    return {"settings": configs.config_hash(config, free), "data_sha256": data}
+    return {"settings": configs.config_hash(config, free), "data_sha256": data, "version": str(VERSION)}
 
 
 def _refuse_other_run(folder: Path, identity: dict[str, str]) -> None:
@@ -298,8 +302,12 @@ def _refuse_other_run(folder: Path, identity: dict[str, str]) -> None:
     if not path.exists():
         return
     started = json.loads(path.read_text())
-    for name, what in (("settings", "other settings (see its config.yaml)"), ("data_sha256", "other data")):
-        if started[name] != identity[name]:
+    for name, what in (
+        ("settings", "other settings (see its config.yaml)"),
+        ("data_sha256", "other data"),
+        ("version", "another version of the program"),
+    ):
+        if started.get(name, "1") != identity[name]:
             raise ConfigError(f"{folder} holds a run with {what}; choose another output=... or delete it")
 
 

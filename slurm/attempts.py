@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -27,8 +28,10 @@ AGAIN = cli.STOPPED  # exit code of ``end``: queue the job again
 
 # So often in a row may an attempt end at the same place before the job is given up.
 LIMITS: dict[str, int] = {"crash": 2, "time limit": 3}
-# Slurm may send the notice a minute before it is due.
-NOTICE_TOLERANCE_S = 90
+# Slurm may send the notice a minute before it is due, and ends a job some seconds after its limit.
+NOTICE_TOLERANCE_S, LIMIT_TOLERANCE_S = 90, 30
+# A rank that was told to stop, and one that was told so before it could listen.
+TOLD_TO_STOP = (cli.STOPPED, 128 + signal.SIGUSR2)
 
 
 class Event(Config):
@@ -55,11 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("action", choices=("begin", "end"))
     parser.add_argument("logs", type=Path, help="the submission's folder, with its job.json")
     parser.add_argument("code", nargs="?", type=int, default=0, help="end: srun's exit code")
+    parser.add_argument(
+        "elapsed", nargs="?", type=float, default=0, help="end: seconds since the job started"
+    )
     arguments = parser.parse_args(argv)
     if arguments.action == "begin":
         begin(arguments.logs, job_id())
         return cli.DONE
-    last = end(arguments.logs, job_id(), arguments.code)
+    last = end(arguments.logs, job_id(), arguments.code, arguments.elapsed)
     print(f"attempt ended: {last.why}", file=sys.stderr)
     return AGAIN if last.again else cli.DONE
 
@@ -72,20 +78,25 @@ def job_id() -> str:
 
 def begin(logs: Path, job: str) -> None:
     """Before srun."""
-    for left in logs.glob(f"{job}_*.save_tmp"):
-        left.unlink()  # submitit refuses to write its result beside one that a killed process left
-    note(logs, job, Event(event="begin", time=time.time(), progress=progress(Path(_wait_for_note(logs).run))))
+    # Of the attempt before; and submitit refuses to write its result beside one that a killed process left.
+    for pattern in (f"{job}_*_result.pkl", f"{job}_*.save_tmp"):
+        for left in logs.glob(pattern):
+            left.unlink()
+    note(logs, job, Event(event="begin", time=time.time(), progress=_progress(_wait_for_note(logs), job)))
 
 
-def end(logs: Path, job: str, code: int) -> Event:
+def end(logs: Path, job: str, code: int, elapsed: float) -> Event:
     """After srun; the event, which says whether the job starts again."""
     submission = _wait_for_note(logs)
-    last = judge(read(logs, job), submission, code, progress=progress(Path(submission.run)), now=time.time())
+    events, here = read(logs, job), _progress(submission, job)
+    last = judge(events, submission, code, progress=here, elapsed=elapsed, now=time.time())
     note(logs, job, last)
     return last
 
 
-def judge(events: Sequence[Event], submission: JobNote, code: int, *, progress: int, now: float) -> Event:
+def judge(
+    events: Sequence[Event], submission: JobNote, code: int, *, progress: int, elapsed: float, now: float
+) -> Event:
     """How an attempt ended, and whether the job shall start again.
 
     Args:
@@ -94,11 +105,12 @@ def judge(events: Sequence[Event], submission: JobNote, code: int, *, progress: 
         code: srun's exit code. It is 0 also when Slurm ends the job: at the time limit, but also after scancel, an
             operator's requeue, a preemption or a node's failure, which are not ours to answer.
         progress: What is on disk now.
+        elapsed: Seconds since the job started.
         now: Seconds since 1970.
     """
     first = max(i for i, event in enumerate(events) if event.event == "begin")
     attempt = {event.event: event for event in events[first:]}
-    due = attempt["begin"].time + submission.minutes * 60 - submission.signal_delay_s - NOTICE_TOLERANCE_S
+    limit = submission.minutes * 60
 
     def verdict(kind: str, again: bool, why: str) -> Event:
         return Event.model_validate(
@@ -109,13 +121,12 @@ def judge(events: Sequence[Event], submission: JobNote, code: int, *, progress: 
         return verdict("done", False, "done")
     if "refused" in attempt:
         return verdict("refused", False, attempt["refused"].why or "the stage refused its input")
-    if now < due and code == 0:
+    if code == 0 and elapsed < limit - LIMIT_TOLERANCE_S:
         return verdict("by Slurm", False, "cancelled, preempted or requeued by Slurm, or a node has failed")
-    if now < due and "notice" in attempt:
-        return verdict(
-            "preemption", True, f"preempted at {progress} with everything kept; it goes on from there"
-        )
-    kind = "crash" if now < due else "time limit"
+    told = "notice" in attempt or code in TOLD_TO_STOP
+    if told and elapsed < limit - submission.signal_delay_s - NOTICE_TOLERANCE_S:
+        return verdict("preemption", True, f"preempted at {progress}; it goes on from there")
+    kind = "time limit" if told or code == 0 else "crash"
     # The attempts that ended in this way and at this place, this one among them.
     times = 1 + sum(event.kind == kind and event.progress == progress for event in events)
     what = f"exit code {code}" if kind == "crash" else "the time limit"
@@ -125,14 +136,27 @@ def judge(events: Sequence[Event], submission: JobNote, code: int, *, progress: 
     return verdict(kind, True, f"{what} at {progress}; it starts again from there")
 
 
-def progress(run: Path) -> int:
-    """How far a run has come, by what is kept: steps of the newest checkpoint, else shards and cells."""
+def progress(run: Path, part: tuple[int, int] = (0, 1)) -> int:
+    """How far a run has come, by what is kept: steps of the newest checkpoint, else shards and cells.
+
+    Args:
+        run: The run directory.
+        part: (i, n): of the shards, only each n-th from the i-th on, which are those of an array task.
+    """
     steps = [int(found[1]) for path in run.glob("checkpoints/*.pt") if (found := _STEP.fullmatch(path.name))]
-    return max(steps) if steps else sum(len(list(run.glob(pattern))) for pattern in _PIECES)
+    if steps:
+        return max(steps)
+    shards = [int(path.stem) for stage in _SHARDED for path in run.glob(f"{stage}/[0-9]*.json")]
+    return sum(shard % part[1] == part[0] for shard in shards) + len(list(run.glob("cells/*/*.npy")))
 
 
 _STEP = re.compile(r"step_(\d+)\.pt")
-_PIECES = ("images/[0-9]*.json", "faces/[0-9]*.json", "crops/[0-9]*.json", "cells/*/*.npy")
+_SHARDED = ("images", "faces", "crops")
+
+
+def _progress(submission: JobNote, job: str) -> int:
+    part = (0, 1) if submission.array is None else (int(job.rpartition("_")[2]), submission.array)
+    return progress(Path(submission.run), part)
 
 
 def read(logs: Path, job: str) -> list[Event]:
@@ -156,6 +180,12 @@ def note(logs: Path, job: str, event: Event) -> None:
         os.fsync(file.fileno())
 
 
+def over(logs: Path, submission: JobNote) -> bool:
+    """Whether the files say that the job has ended for good, with all its parts."""
+    last = [events[-1] if (events := read(logs, job)) else None for job in submission.ids]
+    return all(event and event.event == "end" and event.again is False for event in last)
+
+
 def _path(logs: Path, job: str) -> Path:
     return logs / f"{job}_attempts.jsonl"
 
@@ -165,6 +195,8 @@ def _wait_for_note(logs: Path, seconds: float = 60) -> JobNote:
     deadline = time.monotonic() + seconds
     while not (logs / "job.json").exists() and time.monotonic() < deadline:
         time.sleep(0.5)
+    if not (logs / "job.json").exists():
+        raise OSError(f"{logs}/job.json: not there: the submission was interrupted; submit again")
     return read_note(logs)
 
 

@@ -46,7 +46,7 @@ class Cluster(Config):
     signal_delay_s: int = Field(default=120, ge=1)
     """Seconds between the notice (SIGUSR2) and the end of the period: long enough to write a checkpoint."""
     allow_short: bool = False
-    """Accept a limit of ten minutes or less, at which submitit takes every preemption for a time-out."""
+    """Accept a limit of ten minutes or less, of which starting and stopping take most."""
     setup: tuple[str, ...] = ()
     """Shell lines that run on the first node before the job, for example 'module load cuda'."""
     environment: dict[str, str] = Field(default_factory=dict)
@@ -71,14 +71,12 @@ class Cluster(Config):
             return self
         if self.minutes <= 10 and not self.allow_short:
             raise ValueError(
-                f"minutes: {self.minutes} is too short, submitit counts every stop of such a job as a time-out; "
-                "give more than 10 or set allow_short: true"
+                f"minutes: {self.minutes} is too short, a start alone may take minutes, and Slurm sends its notice "
+                "up to one early; give more than 10 or set allow_short: true"
             )
-        # submitit's window: a notice that comes earlier than this is taken for a preemption, and never counted.
-        window = max(0.2 * self.minutes * 60, 600.0)
-        if self.signal_delay_s >= window:
+        if self.signal_delay_s >= 0.5 * self.minutes * 60 and not self.allow_short:
             raise ValueError(
-                f"signal_delay_s: must be under {window:.0f} s at {self.minutes} minutes, found {self.signal_delay_s}"
+                f"signal_delay_s: must be under half of the {self.minutes} minutes, found {self.signal_delay_s} s"
             )
         return self
 

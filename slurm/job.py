@@ -52,9 +52,11 @@ class StageJob:
             self._note(environment, "done")
         elif code == cli.STOPPED:
             self._note(environment, "notice")
-            if environment.cluster != "local" or not callable(requeue):
+            if environment.cluster == "local" and callable(requeue):
+                requeue(signal.SIGUSR2, None)  # submitit's
+            elif environment.global_rank == 0:
                 sys.exit(code)  # the batch script queues the job again, see slurm/attempts.py
-            requeue(signal.SIGUSR2, None)  # submitit's
+            # The other ranks end well: srun would kill the main one at a bad end, before it has said so.
         else:
             if code == cli.BAD_USAGE:
                 self._note(environment, "refused", f"{self.room} refused its input: see its error above")
@@ -67,7 +69,7 @@ class StageJob:
         event: Literal["done", "notice", "refused"],
         why: str | None = None,
     ) -> None:
-        if environment.global_rank == 0:
+        if environment.global_rank == 0 or event == "refused":
             seen = attempts.Event(event=event, time=time.time(), why=why)
             attempts.note(self.logs, environment.job_id, seen)
 
@@ -87,7 +89,7 @@ def _exit_code(room: str) -> int:
 
 def _stop(process: int, *_: object) -> None:
     """For stages that do not handle the signal: their work is kept piece by piece, so leaving at once is right."""
-    if os.getpid() == process:  # its worker processes inherit the handler
+    if os.getpid() == process:  # forked worker processes inherit the handler
         sys.exit(cli.STOPPED)
 
 

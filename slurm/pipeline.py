@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from pydantic import Field, model_validator
 from tabulate import tabulate
 
@@ -14,7 +15,6 @@ import configs
 from configs import Config, ConfigError, cli
 from data_prep.beton import read_manifest
 from slurm import cluster as clusters
-from slurm import runs
 from slurm.stages import STAGES
 from slurm.submit import Submission, prepare
 from slurm.watch import follow
@@ -126,31 +126,33 @@ def gpu_hours(plan: Submission) -> str:
     gpus = c.nodes * (c.gpus_per_node or 0)
     data = getattr(plan.config, "data", None)
     if plan.stage == "pretrain" and gpus and c.images_per_second and data and Path(data.path).exists():
-        pictures = read_manifest(data.path).count * getattr(plan.config, "epochs", 0)
+        count = len(np.load(data.rows, mmap_mode="r")) if data.rows else read_manifest(data.path).count
+        pictures = count * getattr(plan.config, "epochs", 0)
         return f"about {pictures / c.images_per_second / 3600:,.0f}"
     return f"at most {gpus * (plan.array or 1) * c.minutes / 60:,.0f} a period" if gpus else "0"
 
 
 def _queue(pipeline: Pipeline, plans: Sequence[Submission]) -> int:
     clusters.warn_without_notice()
+    # Asked of all before the first one is queued: a folder with other settings is refused here.
+    under_way = [plan.under_way() for plan in plans]
+    finished = [STAGES[plan.stage].is_finished(plan.config) for plan in plans]
     ids: dict[str, str] = {}
-    for step, plan in zip(pipeline.stages, plans, strict=True):
-        if found := _under_way(plan):
-            ids[step.name] = found
-            print(f"{step.name}: job {found} is under way, run {plan.run}")
-            continue
+    for step, plan, job, done in zip(pipeline.stages, plans, under_way, finished, strict=True):
         before = [ids[name] for name in step.after if name in ids]
-        if not before and _passed_over(plan):
-            continue
-        ids[step.name] = plan.behind(before).send().note.job
-        print(f"{step.name}: job {ids[step.name]}, run {plan.run}")
+        if job:
+            ids[step.name] = job
+            print(f"{step.name}: job {job} is under way, run {plan.run}")
+        elif done and not before:
+            print(f"{step.name}: finished already, {plan.run}")
+        else:
+            try:
+                ids[step.name] = plan.behind(before).send().note.job
+            except ConfigError as error:
+                print(f"{step.name}: {error}\nthe stages before it are queued", file=sys.stderr)
+                return cli.FAILED
+            print(f"{step.name}: job {ids[step.name]}, run {plan.run}")
     return cli.DONE
-
-
-def _under_way(plan: Submission) -> str | None:
-    """The id of a job that does ``plan`` already."""
-    notes = [note for _, note in runs.submissions(plan.run) if note.stage == plan.stage]
-    return next((note.job for note in notes if runs.live(note)), None)
 
 
 def _run_here(plans: Sequence[Submission]) -> int:

@@ -166,12 +166,12 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
 
 
 def _runs_below(folder: Path) -> Iterator[Path]:
-    if any((folder / "logs").glob("[0-9]*/job.json")):
+    if is_run := any((folder / "logs").glob("[0-9]*/job.json")):
         yield folder
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     for name in sorted(names):
-        if name not in _PIECES and not name.startswith((".", "_")):
+        if not (is_run and name in _PIECES) and not name.startswith((".", "_")):
             yield from _runs_below(folder / name)
 
 
@@ -427,8 +427,9 @@ def _end(last: attempts.Event, otherwise: StateName, note: str) -> _Verdict:
         return _Verdict("done")
     if not last.again and last.kind != "by Slurm":
         return _Verdict("failed", why)
-    again = last.again and otherwise != "cancelled"
-    return _Verdict("requeued" if again else otherwise, f"{why}; {note}")
+    if last.again and otherwise == "cancelled":
+        return _Verdict("failed", f"{why}; but it is not in the queue: submit it again")
+    return _Verdict("requeued" if last.again else otherwise, f"{why}; {note}")
 
 
 def _last_error(log: Path, length: int = 200) -> str:

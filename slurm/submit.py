@@ -21,9 +21,9 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 import configs
 from configs import Config, environment
-from data_prep.files import write_json
+from data_prep.files import lock, write_json
+from slurm import attempts, runs
 from slurm import cluster as clusters
-from slurm import runs
 from slurm.attempts import AGAIN
 from slurm.cluster import Cluster
 from slurm.job import StageJob
@@ -77,7 +77,15 @@ class Submission:
         """
         if self.cluster.executor == "slurm" and shutil.which("sbatch") is None:
             raise configs.ConfigError("there is no sbatch here; submit from a login node, or add --local")
-        self._refuse_if_in_use()
+        with lock(self.run / "logs" / ".lock", wait=True):
+            return self._send()
+
+    def _send(self) -> runs.Submission:
+        if job := self.under_way():
+            raise configs.ConfigError(
+                f"{self.run} is in use: job {job} is queued or running; wait for it, cancel it "
+                f"(python -m slurm cancel {self.run}), or give another output=FOLDER"
+            )
         logs = self._record()
         executor = self._executor(logs, self.launcher(snapshot(ROOT, self.run / "code")))
         try:
@@ -141,13 +149,22 @@ class Submission:
         }
         return {name: value for name, value in parameters.items() if value is not None}
 
-    def _refuse_if_in_use(self) -> None:
+    def under_way(self) -> str | None:
+        """The id of a job that is at the same already.
+
+        Raises:
+            configs.ConfigError: when that cannot be told now.
+        """
         for logs, note in runs.submissions(self.run):
-            if note.stage == self.stage and runs.live(note):
+            alive = runs.live(note) if note.stage == self.stage else False
+            if alive is None and not attempts.over(logs, note):
                 raise configs.ConfigError(
-                    f"{self.run} is in use: job {note.job} is queued or running (log {logs}); wait for it, cancel it "
-                    f"(python -m slurm cancel {self.run}), or give another output=FOLDER"
+                    f"{self.run}: SLURM does not say whether job {note.job} still runs; try again later, or if it is "
+                    f"gone for sure remove {logs}/job.json"
                 )
+            if alive:
+                return note.job
+        return None
 
     def _record(self) -> Path:
         """Write down the config that was checked; it, not the file it came from, is what runs."""
@@ -201,16 +218,23 @@ def _again(python: str, logs: Path) -> list[str]:
 
     Bash runs the EXIT trap also when Slurm ends the job, by SIGTERM: then at once, and with the exit code 0.
     """
-    attempts = f"{python} -m slurm.attempts"
+    notes = f"{python} -m slurm.attempts"
     folder = shlex.quote(str(logs))
+    # By the id of the array task: its raw id may be that of the whole array.
+    job = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"'
     return [
         "# notes each attempt; after a crash or the time limit queues the job again while it makes progress",
-        f"{attempts} begin {folder} || exit",
+        f"{notes} begin {folder} || exit",
+        "again() {",
+        "  for try in 1 2 3 4 5; do  # the controller may be restarting",
+        # Slurm ends it from here: a script that ended by itself would be a failed job again.
+        f"    scontrol requeue {job} && exec sleep 600",
+        "    sleep 30",
+        "  done",
+        "}",
         "ended() {",
         "  code=$?",
-        f"  {attempts} end {folder} $code",
-        # Slurm ends it from here: a script that ended by itself would be a failed job again.
-        f'  [ $? -eq {AGAIN} ] && scontrol requeue "$SLURM_JOB_ID" && exec sleep 600',
+        f"  {notes} end {folder} $code $SECONDS || [ $? -ne {AGAIN} ] || again",
         "  exit $code",
         "}",
         "trap ended EXIT",

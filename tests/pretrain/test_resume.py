@@ -167,6 +167,9 @@ def test_finished_run_ends_at_once_and_other_settings_are_refused(beton_path, tm
     assert (output / "backbone.safetensors").stat().st_mtime_ns == before
     environment = json.loads((output / "environment.json").read_text())
     assert environment["packages"]["torch"]
+    note = output / "run.json"
+    note.write_text(note.read_text().replace('"version": "1"', '"version": "0"'))
+    Run(config, beton_path, output).refuse("holds a run with another version of the program")
     config.write_text(TINY)
     Run(config, beton_path, output).refuse("holds a run with other settings")
 

@@ -55,21 +55,24 @@ REFUSED = Event(event="refused", time=1, why="data.path: no such file")
         pytest.param(
             [*history(*[("preemption", 0)] * 50), NOTICE], {"code": 75}, "preemption", True, id="without limit"
         ),
+        pytest.param(history(), {"code": 140}, "preemption", True, id="told to stop before it could listen"),
+        pytest.param(history(), {"code": 0, "elapsed": HOUR - 60}, "by Slurm", False, id="cancelled at the last"),
+        pytest.param(history(), {"code": 1, "elapsed": HOUR - 60}, "crash", True, id="a crash at the last"),
         pytest.param([*history(), REFUSED], {"code": 1}, "refused", False, id="a wrong config"),
-        pytest.param([*history(), NOTICE], {"code": 75, "now": HOUR}, "time limit", True, id="the time limit"),
+        pytest.param([*history(), NOTICE], {"code": 75, "elapsed": HOUR}, "time limit", True, id="the time limit"),
         pytest.param(
-            history(), {"code": 0, "now": HOUR}, "time limit", True, id="without notice"
+            history(), {"code": 0, "elapsed": HOUR}, "time limit", True, id="without notice"
         ),
         pytest.param(
-            history(*[("time limit", 0)] * 2), {"code": 75, "now": HOUR}, "time limit", False,
+            history(*[("time limit", 0)] * 2), {"code": 75, "elapsed": HOUR}, "time limit", False,
             id="three time-outs without progress",
         ),
         pytest.param(
-            history(("time limit", 9), ("time limit", 9)), {"code": 75, "progress": 10, "now": HOUR},
+            history(("time limit", 9), ("time limit", 9)), {"code": 75, "progress": 10, "elapsed": HOUR},
             "time limit", True, id="three with a little",
         ),
         pytest.param(
-            history(("time limit", 0), ("crash", 0)), {"code": 75, "now": HOUR}, "time limit", True,
+            history(("time limit", 0), ("crash", 0)), {"code": 75, "elapsed": HOUR}, "time limit", True,
             id="a crash is no time-out",
         ),
     ],
@@ -77,7 +80,7 @@ REFUSED = Event(event="refused", time=1, why="data.path: no such file")
 def test_when_a_job_starts_again(
     tmp_path: Path, events: list[Event], ended: dict[str, Any], kind: str, again: bool
 ) -> None:
-    how = {"code": 1, "progress": 0, "now": 600.0} | ended
+    how = {"code": 1, "progress": 0, "elapsed": 600.0, "now": 0.0} | ended
     last = judge(events, note_of(tmp_path), how.pop("code"), **how)
     assert (last.kind, last.again) == (kind, again), last.why
     assert last.why
@@ -89,6 +92,7 @@ def test_what_is_kept_counts_as_progress(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert progress(tmp_path) == 4
+    assert [progress(tmp_path, (i, 2)) for i in range(2)] == [3, 2], "shards of a part, and all cells"
     (tmp_path / "checkpoints").mkdir()
     for name in ("step_00000040.pt", "step_00000080.pt", "step_00000120.unreadable", ".step_00000160.pt.tmp"):
         (tmp_path / "checkpoints" / name).touch()
@@ -103,13 +107,14 @@ def test_from_the_batch_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     logs = tmp_path / "logs/001"
     runs.write_note(logs, note_of(tmp_path))
     (logs / "7_3_0_result.pkl.save_tmp").touch()
+    (logs / "7_3_0_result.pkl").touch()
     assert attempts.main(["begin", str(logs)]) == 0
-    assert not list(logs.glob("*.save_tmp"))
-    assert attempts.main(["end", str(logs), "137"]) == 75
+    assert not list(logs.glob("*result*"))
+    assert attempts.main(["end", str(logs), "137", "60"]) == 75
     with open(logs / "7_3_attempts.jsonl", "a") as file:
         file.write('\n{"event": "beg')
     assert attempts.main(["begin", str(logs)]) == 0
-    assert attempts.main(["end", str(logs), "137"]) == 0
+    assert attempts.main(["end", str(logs), "137", "60"]) == 0
     events = attempts.read(logs, "7_3")
     assert [event.event for event in events] == ["begin", "end", "begin", "end"]
     assert events[-1].why == "given up: exit code 137 for the second time at 0, without progress between"

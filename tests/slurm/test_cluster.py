@@ -24,7 +24,7 @@ def test_shipped_files_are_valid(name: str, processes: int | None) -> None:
     ("fields", "message"),
     [
         ("minutes: 10", "more than 10 or set allow_short"),
-        ("minutes: 30\nsignal_delay_s: 600", "must be under 600 s"),
+        ("minutes: 30\nsignal_delay_s: 900", "must be under half of the 30 minutes"),
         ("executor: local\nnodes: 2", "local executor has one node"),
         ("memory: much", "memory"),
         ("partitoin: gpu", "did you mean 'partition'"),

@@ -16,7 +16,9 @@ import pytest
 from PIL import Image
 
 from data_prep.beton import write_beton
+from slurm import attempts
 from slurm.__main__ import main
+from slurm.runs import submissions
 from slurm.stages import STAGES
 from slurm.submit import prepare
 from slurm.testbed import Testbed
@@ -200,6 +202,12 @@ def test_a_chain_of_arrays_with_a_shard_that_fails(
     assert all(
         state_of(on_testbed, queued[name]) == {"CANCELLED"} for name in ("crop", "photos", "swav", "cells")
     )
+    (detect,) = (logs for logs, note in submissions(Path("runs/photos")) if note.stage == "detect")
+    begun = [
+        sum(event.event == "begin" for event in attempts.read(detect, f"{queued['detect']}_{part}"))
+        for part in range(2)
+    ]
+    assert begun == [1, 2], "the part that fails is tried again, and it alone"
     assert main(["status", "runs"]) == 1
     table = capfd.readouterr().out
     assert "runs/photos/faces/00001.parquet" in table or "images/00001.parquet" in table, table

@@ -104,6 +104,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def undisturbed(testbed: Testbed, folder: Path) -> bytes:
+    """The weights that all runs must end with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(testbed.conf))
+        enter(folder / "undisturbed", patch)
+        job = Job(testbed)
+        job.wait(lambda: job.state() == "COMPLETED", "end")
+        assert job.step() == STEPS
+        return Path("run/backbone.safetensors").read_bytes()
+
+
 @pytest.fixture
 def start(
     on_testbed: Testbed, folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -115,33 +127,23 @@ def start(
         jobs.append(Job(on_testbed, *overrides))
         return jobs[-1]
 
-    place = folder / "".join(c if c.isalnum() else "_" for c in request.node.name)
-    place.mkdir()
-    (place / "pretrain.yaml").write_text(PRETRAIN)
-    monkeypatch.chdir(place)
+    enter(folder / "".join(c if c.isalnum() else "_" for c in request.node.name), monkeypatch)
     yield submit
     for job in jobs:
         subprocess.run(["scancel", job.id], check=False)
 
 
-@pytest.fixture(scope="module")
-def undisturbed() -> dict[str, bytes]:
-    """The weights that all runs must end with; the first test fills it."""
-    return {}
+def enter(place: Path, patch: pytest.MonkeyPatch) -> None:
+    place.mkdir()
+    (place / "pretrain.yaml").write_text(PRETRAIN)
+    patch.chdir(place)
 
 
-def finish(job: Job, undisturbed: dict[str, bytes]) -> None:
+def finish(job: Job, undisturbed: bytes) -> None:
     job.wait(lambda: job.state() in ("COMPLETED", "FAILED", "CANCELLED"), "end", seconds=400)
     assert job.state() == "COMPLETED", job.log()
     assert job.ended()[-1].kind == "done"
-    assert Path("run/backbone.safetensors").read_bytes() == undisturbed["weights"]
-
-
-def test_undisturbed(start: Callable[..., Job], undisturbed: dict[str, bytes]) -> None:
-    job = start()
-    job.wait(lambda: job.state() == "COMPLETED", "end")
-    assert job.step() == STEPS
-    undisturbed["weights"] = Path("run/backbone.safetensors").read_bytes()
+    assert Path("run/backbone.safetensors").read_bytes() == undisturbed
 
 
 def kill_a_rank(job: Job) -> None:
@@ -180,7 +182,7 @@ DISTURBANCES = [
 
 @pytest.mark.parametrize("disturb", DISTURBANCES, ids=lambda function: function.__name__)
 def test_the_same_weights_after(
-    start: Callable[..., Job], undisturbed: dict[str, bytes], disturb: Callable[[Job], None]
+    start: Callable[..., Job], undisturbed: bytes, disturb: Callable[[Job], None]
 ) -> None:
     job = start()
     job.wait(lambda: job.step() >= 12, "checkpoint")
@@ -192,7 +194,7 @@ def test_the_same_weights_after(
 
 @pytest.mark.parametrize(("partition", "notice"), [("main", True), ("scavenge", False)])
 def test_the_same_weights_after_a_preemption(
-    start: Callable[..., Job], undisturbed: dict[str, bytes], partition: str, notice: bool
+    start: Callable[..., Job], undisturbed: bytes, partition: str, notice: bool
 ) -> None:
     job = start(f"cluster.partition={partition}")
     job.wait(lambda: job.step() >= 12, "checkpoint")
@@ -204,12 +206,29 @@ def test_the_same_weights_after_a_preemption(
     assert [event.kind for event in job.ended()] == ["preemption" if notice else "by Slurm", "done"]
 
 
-def test_the_same_weights_after_the_time_limit(
-    start: Callable[..., Job], undisturbed: dict[str, bytes]
-) -> None:
-    job = start("cluster.minutes=1", "cluster.allow_short=true", "cluster.signal_delay_s=30")
+def test_the_same_weights_after_the_time_limit(start: Callable[..., Job], undisturbed: bytes) -> None:
+    """Its processes rest until the notice is there, a minute after the start, so that no machine is too fast."""
+    job = start("cluster.minutes=2", "cluster.allow_short=true", "cluster.signal_delay_s=60")
+    job.wait(lambda: job.step() >= 12, "checkpoint")
+    ranks = [process for rank in range(4) for process in job.processes(rank)]
+    for process in ranks:
+        process.suspend()
+    begun = attempts.read(job.logs, job.id)[0].time
+    time.sleep(max(0.0, begun + 75 - time.time()))
+    for process in ranks:
+        process.resume()
     finish(job, undisturbed)
-    assert {event.kind for event in job.ended()} >= {"time limit", "done"}
+    assert [event.kind for event in job.ended()] == ["time limit", "done"]
+
+
+def test_a_cancelled_run_stays_cancelled(start: Callable[..., Job]) -> None:
+    job = start()
+    job.wait(lambda: job.step() >= 4, "checkpoint")
+    job.testbed.run("scancel", job.id)
+    job.wait(lambda: bool(job.ended()), "end")
+    time.sleep(10)
+    assert job.state() == "CANCELLED"
+    assert job.ended()[-1].kind == "by Slurm"
 
 
 def test_a_run_that_fails_twice_at_the_same_step_is_given_up(start: Callable[..., Job]) -> None:
@@ -222,9 +241,7 @@ def test_a_run_that_fails_twice_at_the_same_step_is_given_up(start: Callable[...
     assert "non_finite.json" in job.log()
 
 
-def test_a_finished_run_that_is_requeued_ends_at_once(
-    start: Callable[..., Job], undisturbed: dict[str, bytes]
-) -> None:
+def test_a_finished_run_that_is_requeued_ends_at_once(start: Callable[..., Job]) -> None:
     job = start("epochs=2")
     job.wait(lambda: job.state() == "COMPLETED", "end")
     job.testbed.run("scontrol", "requeue", job.id)
@@ -232,9 +249,7 @@ def test_a_finished_run_that_is_requeued_ends_at_once(
     assert "is finished" in job.log()
 
 
-def test_two_runs_on_the_same_nodes_do_not_collide(
-    start: Callable[..., Job], undisturbed: dict[str, bytes]
-) -> None:
+def test_two_runs_on_the_same_nodes_do_not_collide(start: Callable[..., Job]) -> None:
     first, second = start("epochs=4", "output=one"), start("epochs=4", "output=two")
     with pytest.raises(Exception, match="one is in use: job"):
         start("epochs=4", "output=one")

@@ -20,10 +20,15 @@
 # setup
 # notes each attempt; after a crash or the time limit queues the job again while it makes progress
 env --chdir=/home/me/run/code/HASH OMP_NUM_THREADS=16 TORCH_NCCL_ASYNC_ERROR_HANDLING=3 PYTHON -m slurm.attempts begin /home/me/run/logs/001 || exit
+again() {
+  for try in 1 2 3 4 5; do  # the controller may be restarting
+    scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}" && exec sleep 600
+    sleep 30
+  done
+}
 ended() {
   code=$?
-  env --chdir=/home/me/run/code/HASH OMP_NUM_THREADS=16 TORCH_NCCL_ASYNC_ERROR_HANDLING=3 PYTHON -m slurm.attempts end /home/me/run/logs/001 $code
-  [ $? -eq 75 ] && scontrol requeue "$SLURM_JOB_ID" && exec sleep 600
+  env --chdir=/home/me/run/code/HASH OMP_NUM_THREADS=16 TORCH_NCCL_ASYNC_ERROR_HANDLING=3 PYTHON -m slurm.attempts end /home/me/run/logs/001 $code $SECONDS || [ $? -ne 75 ] || again
   exit $code
 }
 trap ended EXIT
