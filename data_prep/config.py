@@ -11,8 +11,16 @@ from pydantic import Field, model_validator
 from configs import Config
 from data_prep.crop import CropConfig
 from data_prep.detect import DetectConfig, KeepConfig
+from data_prep.sources.affectnet import AffectNetConfig
 from data_prep.sources.folder import FolderConfig
 from data_prep.sources.synthetic import SyntheticSourceConfig
+from data_prep.sources.vggface2 import VGGFace2Config
+from data_prep.sources.w300lp import W300LPConfig
+from data_prep.sources.widerface import WiderFaceConfig
+
+SourceConfig = (
+    FolderConfig | SyntheticSourceConfig | VGGFace2Config | WiderFaceConfig | W300LPConfig | AffectNetConfig
+)
 
 
 class DataPrepConfig(Config):
@@ -20,7 +28,7 @@ class DataPrepConfig(Config):
 
     output: Path
     """The folder that everything is written to."""
-    source: Annotated[FolderConfig | SyntheticSourceConfig, Field(discriminator="kind")]
+    source: Annotated[SourceConfig, Field(discriminator="kind")]
     """Where the pictures come from."""
     detect: DetectConfig = DetectConfig()
     """Face detection."""
@@ -35,7 +43,7 @@ class DataPrepConfig(Config):
 
     @model_validator(mode="after")
     def _outside_of_the_source(self) -> DataPrepConfig:
-        if isinstance(self.source, FolderConfig):
+        if not isinstance(self.source, SyntheticSourceConfig):
             folder = self.source.path.expanduser().resolve()
             if folder in (self.output.resolve(), *self.output.resolve().parents):
                 raise ValueError(

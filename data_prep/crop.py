@@ -82,7 +82,7 @@ def _labels(picture: dict[str, Any], face: dict[str, Any], config: CropConfig) -
     affine = crop_affine(np.array(face["box"], np.float32), config)
     truth = picture["annotations"][face["annotation"]] if face["annotation"] >= 0 else {}
     moved = {
-        name: move(affine, value) if name in PIXEL_POINTS else value
+        name: move(affine, value) if name in PIXEL_POINTS and value is not None else value
         for name, value in truth.items()
         if name != "identity"
     }

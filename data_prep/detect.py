@@ -147,7 +147,8 @@ def letterbox(image: Image.Image, size: int) -> tuple[NDArray[np.uint8], float]:
 def _rows(row: dict[str, Any], scale: float, found: Detections, keep: KeepConfig) -> Iterator[dict[str, Any]]:
     """The face-table rows of one picture."""
     boxes = found.boxes / np.float32(scale)
-    annotated = np.array([a["box"] for a in row.get("annotations") or ()], np.float32).reshape(-1, 4)
+    annotations = row.get("annotations") or ()
+    annotated = np.array([a.get("box") or _NO_BOX for a in annotations], np.float32).reshape(-1, 4)
     choice = choose(boxes, found.scores, annotated, (row["width"], row["height"]), keep)
     for face, box in enumerate(boxes):
         yield {
@@ -163,6 +164,10 @@ def _rows(row: dict[str, Any], scale: float, found: Detections, keep: KeepConfig
             "why": choice.why[face],
             "error": "",
         }
+
+
+# Of an annotation that says who or what is seen, but not where: it overlaps with nothing.
+_NO_BOX = (0.0, 0.0, 0.0, 0.0)
 
 
 def mean_side(box: NDArray[np.float32]) -> Any:
@@ -182,7 +187,7 @@ def choose(
     Args:
         boxes: (M, 4) px.
         scores: (M,).
-        annotated: (K, 4) boxes of the annotated faces, px; K may be 0.
+        annotated: (K, 4) boxes of the annotated faces, px; K may be 0; zeros where only the label is known.
         picture: Width and height, px.
         keep: The rule.
     """
@@ -198,6 +203,8 @@ def choose(
         best = int(np.argmax(np.where(passed, _prominence(boxes, picture), -np.inf)))
         for i in np.flatnonzero(passed).tolist():
             why[i] = "" if i == best else "another face is larger or more central"
+        if len(annotated) == 1 and not annotated.any():
+            annotation[best] = 0  # what is said of the picture is said of its subject
     elif keep.rule == "best_iou":
         for i in np.flatnonzero(passed & (annotation < 0)).tolist():
             why[i] = "matches no annotated face"

@@ -32,11 +32,13 @@ def list_shard(source: Source, folder: Path, shard: Shard) -> pa.Table:
 def _row(found: Found, good: Mapping[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {"image_id": found.image_id, "path": str(found.path), "status": "ok", "error": ""}
     row["annotations"] = list(found.annotations)
+    if found.error:
+        return row | {"status": "failed", "error": found.error}
     try:
         data = read_bytes(found.path)
         row["sha256"] = hashlib.sha256(data).hexdigest()
         if same := good.get((found.image_id, row["sha256"])):
-            return same
+            return {name: row.get(name, value) for name, value in same.items()}  # its labels may be new
         image = decode_picture(data)
     except PictureError as error:
         return row | {"status": "failed", "error": str(error)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from configs import config_hash, dump
 from data_prep import crop, detect, listing
@@ -12,8 +13,12 @@ from data_prep.beton import SourceNote, read_manifest
 from data_prep.config import DataPrepConfig, flatten
 from data_prep.files import atomic_write, digest, write_json
 from data_prep.sources import Source
-from data_prep.sources.folder import Folder
+from data_prep.sources.affectnet import AffectNet, AffectNetConfig
+from data_prep.sources.folder import Folder, FolderConfig
 from data_prep.sources.synthetic import Synthetic, SyntheticSourceConfig
+from data_prep.sources.vggface2 import VGGFace2, VGGFace2Config
+from data_prep.sources.w300lp import W300LP, W300LPConfig
+from data_prep.sources.widerface import WiderFace, WiderFaceConfig
 from data_prep.stage import WHOLE, Shard, Stage, run, unfinished
 from data_prep.tables import read_shard
 
@@ -204,7 +209,17 @@ def open_source(config: DataPrepConfig) -> Source:
     """The adapter of ``config.source``."""
     if isinstance(config.source, SyntheticSourceConfig):
         return Synthetic(config.source, config.shard_size, config.output / "pictures")
-    return Folder(config.source, config.shard_size)
+    adapter: Callable[[Any, int], Source] = _ADAPTERS[type(config.source)]
+    return adapter(config.source, config.shard_size)
+
+
+_ADAPTERS: dict[type, Callable[[Any, int], Source]] = {
+    FolderConfig: Folder,
+    VGGFace2Config: VGGFace2,
+    WiderFaceConfig: WiderFace,
+    W300LPConfig: W300LP,
+    AffectNetConfig: AffectNet,
+}
 
 
 def finished(config: DataPrepConfig) -> bool:

@@ -62,7 +62,7 @@ def write_set(
         path,
         tqdm(jpegs, total=len(table), desc="write", unit="row"),
         np.arange(len(table)),
-        table[label_name].to_numpy() if label_name != "none" else np.full(len(table), -1),
+        table[label_name].fill_null(-1).to_numpy() if label_name != "none" else np.full(len(table), -1),
         image_size=image_size,
         label_name=label_name,
         sources=[source],

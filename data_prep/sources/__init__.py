@@ -14,11 +14,14 @@ from data_prep.stage import Shard
 
 @dataclass(frozen=True)
 class Found:
-    """One input. ``annotations`` holds a mapping for each annotated face, in the fields of ``Source.labels``."""
+    """One input. ``annotations`` holds a mapping for each annotated face, in the fields of ``Source.labels``;
+    ``error`` says why the source knows that it cannot be used, and is empty where it can.
+    """
 
     image_id: str
     path: Path
     annotations: tuple[dict[str, Any], ...] = ()
+    error: str = ""
 
 
 class Source(Protocol):

@@ -62,3 +62,9 @@ def test_letterbox_shrinks_but_never_enlarges() -> None:
     large, scale = letterbox(Image.new("RGB", (1000, 500), "red"), 128)
     assert scale == pytest.approx(0.128)
     assert (large[:64, :128] == (255, 0, 0)).all()
+
+
+def test_a_label_without_a_place_belongs_to_the_subject() -> None:
+    nowhere = np.zeros((1, 4), np.float32)
+    assert chosen("largest_central", nowhere).annotation.tolist() == [-1, 0, -1, -1]
+    assert chosen("all", nowhere).annotation.tolist() == [-1, -1, -1, -1]

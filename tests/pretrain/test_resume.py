@@ -42,7 +42,7 @@ def wait_for(moment: str, run: Run, chance: random.Random) -> None:
         assert time.monotonic() < deadline, f"never came to '{moment}'"
         time.sleep(0.002)
     if moment != "checkpoint":
-        time.sleep(chance.uniform(0, 0.4))
+        time.sleep(chance.uniform(0, 0.25))
 
 
 def disturb(
@@ -81,7 +81,7 @@ def test_twenty_disturbances_of_every_kind(beton_path, tmp_path, config, world):
     chance = random.Random(world)
     kinds = EVERY_KIND * 2 + chance.sample(EVERY_KIND, 2)
     chance.shuffle(kinds)
-    disturb(beton_path, tmp_path, config, world, kinds, epochs=100)
+    disturb(beton_path, tmp_path, config, world, kinds, epochs=60)
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def testbed() -> Iterator[Testbed]:
         pytest.skip("the Slurm testbed needs root on Linux: its GPUs are device nodes")
     # Not pytest's folder: a Unix socket's name ends at 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-    testbed = Testbed(folder, nodes=2, grace_s=10, requeue_s=5)  # 120 s in life
+    testbed = Testbed(folder, nodes=2, requeue_s=5)  # 120 s in life
     testbed.start()
     yield testbed
     testbed.stop()

@@ -1,0 +1,68 @@
+"""What the published corpora share: their inputs are known from lists and folders before a picture is opened."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from configs import ConfigError
+from data_prep.sources import Found
+from data_prep.stage import Shard
+
+
+class Corpus(ABC):
+    """A :class:`data_prep.sources.Source` that makes one table of its inputs.
+
+    Millions of rows stay small as a table, and a shard carries its own part of it to the worker.
+    """
+
+    labels: pa.StructType
+    shard_size: int
+
+    @property
+    @abstractmethod
+    def root(self) -> Path:
+        """The corpus's folder."""
+
+    @abstractmethod
+    def inputs(self) -> pa.Table:
+        """One row for every input, in a stable order, with the columns of :func:`input_schema`."""
+
+    def shards(self) -> list[Shard]:
+        """The inputs, cut into shards; a changed label is a changed shard."""
+        table = self.inputs()
+        if not len(table):
+            raise ConfigError(f"source.path={self.root}: nothing of this corpus is there; check the path")
+        parts = (table.slice(start, self.shard_size) for start in range(0, len(table), self.shard_size))
+        return [_shard(number, part) for number, part in enumerate(parts)]
+
+    def pictures(self, shard: Shard) -> Iterator[Found]:
+        """The inputs of one shard."""
+        for row in pa.ipc.open_stream(shard.payload).read_all().to_pylist():
+            annotations = tuple(row.get("annotations") or ())
+            yield Found(row["image_id"], self.root / row["path"], annotations, row["error"])
+
+
+def input_schema(labels: pa.StructType) -> pa.Schema:
+    """Columns of :meth:`Corpus.inputs`.
+
+    image_id: stable and unique in the corpus. path: below its folder. error: why the lists say that it cannot be
+    used, with file and line; empty: it can. annotations: of its faces, as many as are known.
+    """
+    columns: dict[str, Any] = {"image_id": pa.string(), "path": pa.string(), "error": pa.string()}
+    return pa.schema(columns | {"annotations": pa.list_(labels)})
+
+
+def _shard(number: int, part: pa.Table) -> Shard:
+    # Copied out of the whole: the bytes of a slice hold what comes after it, too.
+    own = part.take(pa.array(range(len(part)))).combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, own.schema) as writer:
+        writer.write_table(own)
+    payload = sink.getvalue().to_pybytes()
+    return Shard(number, len(part), hashlib.sha256(payload).hexdigest()[:16], payload)
