@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,7 +133,7 @@ def data_parallel(module: nn.Module) -> nn.Module:
     options: Any = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
     # Without it DDP lays its buckets out anew after the first step of every start. The order in which more than two
     # ranks are summed depends on a number's place in its bucket, so a resumed run would differ in the last bit.
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    # (torch warns once that this has a cost: it walks the graph at every step.)
     return DistributedDataParallel(
         module, gradient_as_bucket_view=True, find_unused_parameters=True, **options
     )

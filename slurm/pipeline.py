@@ -101,7 +101,7 @@ def _show(pipeline: Pipeline, plans: Sequence[Submission]) -> None:
     rows = []
     for step, plan in zip(pipeline.stages, plans, strict=True):
         c = plan.cluster
-        finished = STAGES[plan.stage].is_finished(plan.config) if _inputs_are_there(plan) else False
+        finished = _is_finished(plan)
         rows.append(
             {
                 "stage": step.name,
@@ -136,7 +136,7 @@ def _queue(pipeline: Pipeline, plans: Sequence[Submission]) -> int:
     clusters.warn_without_notice()
     # Asked of all before the first one is queued: a folder with other settings is refused here.
     under_way = [plan.under_way() for plan in plans]
-    finished = [STAGES[plan.stage].is_finished(plan.config) for plan in plans]
+    finished = [_is_finished(plan) for plan in plans]
     ids: dict[str, str] = {}
     for step, plan, job, done in zip(pipeline.stages, plans, under_way, finished, strict=True):
         before = [ids[name] for name in step.after if name in ids]
@@ -165,17 +165,19 @@ def _run_here(plans: Sequence[Submission]) -> int:
     return cli.DONE
 
 
-def _inputs_are_there(plan: Submission) -> bool:
+def _is_finished(plan: Submission) -> bool:
+    """Whether there is nothing to do for ``plan``; without its inputs there always is."""
+    stage = STAGES[plan.stage]
     try:
-        STAGES[plan.stage].require_inputs(plan.config, plan.name)
+        stage.require_inputs(plan.config, plan.name)
     except ConfigError:
         return False
-    return True
+    return stage.is_finished(plan.config)
 
 
 def _passed_over(plan: Submission) -> bool:
-    """Whether there is nothing to do for ``plan``; says so."""
-    if done := STAGES[plan.stage].is_finished(plan.config):
+    """Whether ``plan`` is finished; says so."""
+    if done := _is_finished(plan):
         print(f"{plan.name}: finished already, {plan.run}")
     return done
 

@@ -264,7 +264,7 @@ def test_thirty_two_ranks_on_four_nodes(
                 "cluster.nodes=4",
                 "cluster.gpus_per_node=8",
                 "cluster.cpus_per_task=1",
-                "cluster.memory=8GB",
+                "cluster.memory=7GB",
             ]
             sent = prepare("pretrain", "pretrain.yaml", [*many, "epochs=1", "batch_size=64"]).send()
             wait_until(lambda: state_of(four, sent.note.job) <= {"COMPLETED", "FAILED"}, 900)
