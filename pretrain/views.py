@@ -203,7 +203,7 @@ def apply(images: Tensor, parameters: ViewParameters, size: int, config: ViewsCo
 
 def _crop_each(images: Tensor, box: npt.NDArray[np.int64], size: int) -> Tensor:
     """Crop and antialiased resize, one sample after another: on a CPU torch's uint8 kernel, which rounds to
-    whole grey levels, is 6 times faster than the batched product (benchmarks/loader.py, 224 pixels).
+    whole grey levels, is 6 to 10 times faster than the batched product (benchmarks/loader.py, 224 pixels).
     """
     pictures = images.permute(0, 3, 1, 2)
     views = images.new_empty((len(box), size, size, 3)).permute(0, 3, 1, 2)

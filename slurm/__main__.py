@@ -73,8 +73,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     if arguments.debug:
         submission.run_here()
         return configs.cli.DONE
-    if submission.cluster.executor == "slurm":
-        clusters.warn_without_notice()
+    submission.warn_of_preemption()
     sent = submission.send()
     print(f"run {submission.run}, log {sent.logs / sent.note.ids[0]}_0_log.out", file=sys.stderr)
     reason = follow(sent, submission.name) if arguments.watch else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -135,18 +134,3 @@ def slurm_answers() -> bool:
     if ping.returncode and "Slurmctld" in ping.stdout:
         raise ConfigError(f"{ping.stdout.strip()}; try again later, or add --local to run on this machine")
     return ping.returncode == 0
-
-
-def warn_without_notice() -> None:
-    """Say so on stderr where SLURM would stop a preempted job without a word before."""
-    if shutil.which("scontrol") is None:
-        return
-    told = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
-    modes = dict(line.split("=", 1) for line in told.replace(" ", "").splitlines() if "=" in line)
-    preempts = modes.get("PreemptType", "preempt/none") != "preempt/none"
-    if preempts and "preempt_send_user_signal" not in modes.get("SlurmctldParameters", ""):
-        print(
-            "note: this cluster preempts jobs without notice, so a preemption costs the work since the last "
-            "checkpoint; lower checkpoint.every_steps, or ask for SlurmctldParameters=preempt_send_user_signal",
-            file=sys.stderr,
-        )

@@ -14,7 +14,6 @@ from tabulate import tabulate
 import configs
 from configs import Config, ConfigError, cli
 from data_prep.beton import read_manifest
-from slurm import cluster as clusters
 from slurm.stages import STAGES
 from slurm.submit import Submission, prepare
 from slurm.watch import follow
@@ -133,7 +132,7 @@ def gpu_hours(plan: Submission) -> str:
 
 
 def _queue(pipeline: Pipeline, plans: Sequence[Submission]) -> int:
-    clusters.warn_without_notice()
+    plans[0].warn_of_preemption()
     # Asked of all before the first one is queued: a folder with other settings is refused here.
     under_way = [plan.under_way() for plan in plans]
     finished = [_is_finished(plan) for plan in plans]

@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -74,7 +74,6 @@ class State(NamedTuple):
 
     state: str
     reason: str
-    nodes: str
 
 
 def write_note(logs: Path, note: JobNote) -> None:
@@ -102,10 +101,13 @@ def read_note(logs: Path) -> JobNote:
 
 
 def states(ids: Sequence[str]) -> dict[str, State] | None:
-    """What squeue says of each job or array task that it still knows; None when SLURM does not answer."""
+    """What squeue says of each job or array task that it still knows; None when SLURM does not answer.
+
+    The id of an array stands for all its tasks.
+    """
     if not ids or shutil.which("squeue") is None:
         return {} if not ids else None
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N"]
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r"]
     command.append(f"--jobs={','.join(ids)}")
     try:
         asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SQUEUE_S)
@@ -114,20 +116,20 @@ def states(ids: Sequence[str]) -> dict[str, State] | None:
     if asked.returncode:
         # A job that ended long ago is unknown; a controller that restarts says something else.
         return {} if "Invalid job id" in asked.stderr else None
-    rows = (line.split("|", 3) for line in asked.stdout.splitlines())
-    return {
-        job: State(state, "" if reason == "None" else reason, nodes) for job, state, reason, nodes in rows
-    }
+    rows = (line.split("|", 2) for line in asked.stdout.splitlines())
+    return {job: State(state, "" if reason == "None" else reason) for job, state, reason in rows}
 
 
 def live(note: JobNote) -> bool | None:
     """Whether any part of a job is still queued or running; None when that cannot be told from here."""
-    if note.executor == "local" and note.host != socket.gethostname():
-        return None
+    return live_in(note, states([note.job]) if note.executor == "slurm" else {})
+
+
+def live_in(note: JobNote, queue: Mapping[str, State] | None) -> bool | None:
+    """As :func:`live`, with the answer of :func:`states` at hand."""
     if note.executor == "local":
-        return _is_its_process(int(note.job), note.run)
-    known = states(note.ids)
-    return None if known is None else any(found.state in LIVE for found in known.values())
+        return _is_its_process(int(note.job), note.run) if note.host == socket.gethostname() else None
+    return None if queue is None else any(queue[job].state in LIVE for job in note.ids if job in queue)
 
 
 def cancel(note: JobNote) -> None:

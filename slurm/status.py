@@ -96,7 +96,7 @@ def cancel(folders: Sequence[Path]) -> int:
     submitted = {run: [note for _, note in runs.submissions(run)] for run in find_runs(folders)}
     queue = _queue(note for notes in submitted.values() for note in notes)
     for run, notes in submitted.items():
-        live = {note: alive for note in notes if (alive := _live(note, queue)) is not False}
+        live = {note: alive for note in notes if (alive := runs.live_in(note, queue)) is not False}
         for note, alive in live.items():
             ended, what = _cancel(note) if alive else (False, f"may still run: {unreachable(note)}")
             print(f"{run}: job {note.job} ({note.stage}) {what}", file=sys.stdout if ended else sys.stderr)
@@ -114,13 +114,6 @@ def _cancel(note: runs.JobNote) -> tuple[bool, str]:
             return False, f"was told to stop and still runs; end its processes: pkill -KILL -P {note.job}"
         time.sleep(0.1)
     return True, "cancelled"
-
-
-def _live(note: runs.JobNote, queue: Mapping[str, runs.State] | None) -> bool | None:
-    """As runs.live, with squeue's answer at hand."""
-    if note.executor == "local":
-        return runs.live(note)
-    return None if queue is None else any(queue[job].state in runs.LIVE for job in note.ids if job in queue)
 
 
 def _queue(notes: Iterator[runs.JobNote]) -> dict[str, runs.State] | None:

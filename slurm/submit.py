@@ -149,6 +149,15 @@ class Submission:
         }
         return {name: value for name, value in parameters.items() if value is not None}
 
+    def warn_of_preemption(self) -> None:
+        """Say so on stderr where SLURM would stop the job without a word, or too soon after it."""
+        from slurm.doctor import scheduler  # here: it imports this module
+
+        if self.cluster.executor == "slurm" and shutil.which("scontrol"):
+            finding = scheduler.preemption(scheduler.Slurm.ask(), self.cluster)
+            if finding.verdict == "warn":
+                print(f"note: {finding.found} -> {finding.mend}", file=sys.stderr)
+
     def under_way(self) -> str | None:
         """The id of a job that is at the same already.
 

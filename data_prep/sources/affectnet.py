@@ -38,7 +38,7 @@ from pydantic import Field, model_validator
 
 from configs import Config, ConfigError
 from data_prep.sources import Found
-from data_prep.sources.corpus import Corpus, input_schema
+from data_prep.sources.corpus import Corpus, input_schema, vectors, visible_files
 from data_prep.stage import Shard
 from data_prep.tables import vector
 
@@ -109,11 +109,6 @@ class AffectNet(Corpus):
     shard_size: int
     labels: pa.StructType = LABELS
     label_name: str = "expression"
-
-    @property
-    def root(self) -> Path:
-        """The corpus's folder."""
-        return self.config.path
 
     def inputs(self) -> pa.Table:
         """Old release: the lists, with all labels. New: the pictures, and label files of which there is no picture.
@@ -304,8 +299,8 @@ def _faces(
         "expression": pa.array(expression),
         "valence": _affect(values["valence"]),
         "arousal": _affect(values["arousal"]),
-        "box": _vectors(boxes, boxless),
-        "landmarks68": _vectors(points, ~np.isfinite(points[:, 0])),
+        "box": vectors(boxes, boxless),
+        "landmarks68": vectors(points, ~np.isfinite(points[:, 0])),
         "split": pa.array([split] * len(points)),
     }
     return pa.StructArray.from_arrays(list(columns.values()), fields=list(LABELS), mask=pa.array(faulty))
@@ -315,11 +310,6 @@ def _affect(values: NDArray[np.float64]) -> pa.Array:
     """-2 means that it was not annotated."""
     known = np.abs(values) <= 1
     return pa.array(np.where(known, values, 0).astype(np.float32), mask=~known)
-
-
-def _vectors(values: NDArray[np.float32], unknown: NDArray[np.bool_]) -> pa.Array:
-    flat = pa.array(np.where(unknown[:, None], np.float32(0), values).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=pa.array(unknown))
 
 
 def _by_picture(rows: pa.Table) -> pa.Table:
@@ -346,9 +336,9 @@ def _by_picture(rows: pa.Table) -> pa.Table:
 
 def _listed(root: Path, part: str) -> pa.Table:
     """The inputs of one part, with size and time of the label files."""
-    pictures = [os.path.splitext(entry.name) for entry in _files(root / part / "images")]
+    pictures = [os.path.splitext(entry.name) for entry in visible_files(root / part / "images")]
     ids, sizes, times = [], [], []
-    for entry in _files(root / part / "annotations"):
+    for entry in visible_files(root / part / "annotations"):
         if entry.name.endswith(".npy"):
             stat = entry.stat()
             ids.append(entry.name.rpartition("_")[0])
@@ -373,14 +363,6 @@ def _listed(root: Path, part: str) -> pa.Table:
         name = {"size_sum": "labels_size", "time_max": "labels_mtime_ns"}[column]
         table = table.append_column(name, pc.fill_null(both[column], -1))
     return table
-
-
-def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    if not folder.is_dir():
-        _log.warning("%s: no such folder; AffectNet has one", folder)
-        return
-    with os.scandir(folder) as entries:
-        yield from (entry for entry in entries if not entry.name.startswith("."))
 
 
 def read_face(folder: Path, stem: str) -> dict[str, Any]:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from configs import ConfigError
 from data_prep.sources import Found
 from data_prep.stage import Shard
+from data_prep.tables import vector
+
+_log = logging.getLogger(__name__)
 
 
 class Corpus(ABC):
@@ -21,13 +28,15 @@ class Corpus(ABC):
     Millions of rows stay small as a table, and a shard carries its own part of it to the worker.
     """
 
+    config: Any
     labels: pa.StructType
     shard_size: int
 
     @property
-    @abstractmethod
     def root(self) -> Path:
         """The corpus's folder."""
+        path: Path = self.config.path
+        return path
 
     @abstractmethod
     def inputs(self) -> pa.Table:
@@ -56,6 +65,21 @@ def input_schema(labels: pa.StructType) -> pa.Schema:
     """
     columns: dict[str, Any] = {"image_id": pa.string(), "path": pa.string(), "error": pa.string()}
     return pa.schema(columns | {"annotations": pa.list_(labels)})
+
+
+def vectors(values: NDArray[np.float32], unknown: NDArray[np.bool_]) -> pa.Array:
+    """(N, k) values -> N vectors, null where they are unknown."""
+    flat = pa.array(np.where(unknown[:, None], np.float32(0), values).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, type=vector(values.shape[1]), mask=pa.array(unknown))
+
+
+def visible_files(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What is in ``folder``, without hidden files; nothing, and a warning, where it is missing."""
+    if not folder.is_dir():
+        _log.warning("%s: no such folder; this corpus has one", folder)
+        return
+    with os.scandir(folder) as entries:
+        yield from (entry for entry in entries if not entry.name.startswith("."))
 
 
 def _shard(number: int, part: pa.Table) -> Shard:

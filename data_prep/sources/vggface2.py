@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from configs import Config, ConfigError
-from data_prep.sources.corpus import Corpus, input_schema
+from data_prep.sources.corpus import Corpus, input_schema, vectors
 from data_prep.tables import vector
 
 PUBLISHED: dict[str, int] = {
@@ -88,11 +88,6 @@ class VGGFace2(Corpus):
     labels: pa.StructType = LABELS
     label_name: str = "identity"
 
-    @property
-    def root(self) -> Path:
-        """The corpus's folder."""
-        return self.config.path
-
     def inputs(self) -> pa.Table:
         """All pictures of the chosen splits, in the order of the lists.
 
@@ -117,8 +112,8 @@ class VGGFace2(Corpus):
         faces = pa.StructArray.from_arrays(
             [
                 pc.extract_regex(names, r"^n(?P<number>\d+)/").field("number").cast(pa.int64()),
-                _vectors(box),
-                _vectors(landmarks),
+                vectors(box, np.isnan(box[:, 0])),
+                vectors(landmarks, np.isnan(landmarks[:, 0])),
                 pa.repeat(split, len(names)),
             ],
             fields=list(LABELS),
@@ -160,12 +155,6 @@ class VGGFace2(Corpus):
         _warn(lines.bad["error"].filter(pc.invert(pc.is_in(lines.bad["key"], value_set=keys))))
         errors = lines.bad["error"].combine_chunks()
         return values, errors.take(pc.index_in(keys, value_set=lines.bad["key"]))
-
-
-def _vectors(values: NDArray[np.float32]) -> pa.Array:
-    """(N, k) -> N vectors, null where they are NaN."""
-    flat, missing = pa.array(values.reshape(-1)), pa.array(np.isnan(values[:, 0]))
-    return pa.FixedSizeListArray.from_arrays(flat, type=vector(values.shape[1]), mask=missing)
 
 
 def _walk(folder: Path) -> pa.Table:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from configs import Config, ConfigError
 from data_prep.sources import Found
-from data_prep.sources.corpus import Corpus, input_schema
+from data_prep.sources.corpus import Corpus, input_schema, visible_files
 from data_prep.stage import Shard
 from data_prep.tables import vector
 
@@ -74,11 +74,6 @@ class W300LP(Corpus):
     shard_size: int
     labels: pa.StructType = LABELS
     label_name: str = "none"
-
-    @property
-    def root(self) -> Path:
-        """The corpus's folder."""
-        return self.config.path
 
     def inputs(self) -> pa.Table:
         """All pictures, and those of which only the .mat is there.
@@ -155,7 +150,7 @@ def _subset(folder: Path) -> pa.Table:
     """The inputs of one folder, with the size and time of each .mat."""
     pictures: list[str] = []
     mats: dict[str, os.stat_result] = {}
-    for entry in _files(folder):
+    for entry in visible_files(folder):
         stem, suffix = os.path.splitext(entry.name)
         if suffix.lower() == ".jpg":
             pictures.append(entry.name)
@@ -171,14 +166,6 @@ def _subset(folder: Path) -> pa.Table:
     sizes = pa.array([stat.st_size if stat else -1 for stat in stats], pa.int64())
     times = pa.array([stat.st_mtime_ns if stat else -1 for stat in stats], pa.int64())
     return table.append_column("mat_size", sizes).append_column("mat_mtime_ns", times)
-
-
-def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    if not folder.is_dir():
-        _log.warning("%s: no such folder; 300W-LP has one", folder)
-        return
-    with os.scandir(folder) as entries:
-        yield from (entry for entry in entries if not entry.name.startswith("."))
 
 
 def _figures(count: int, flips: bool) -> str:

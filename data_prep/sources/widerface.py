@@ -71,11 +71,6 @@ class WiderFace(Corpus):
     labels: pa.StructType = LABELS
     label_name: str = "none"
 
-    @property
-    def root(self) -> Path:
-        """The corpus's folder."""
-        return self.config.path
-
     def inputs(self) -> pa.Table:
         """All pictures of the chosen splits, in the order of the annotation files.
 

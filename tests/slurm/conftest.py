@@ -43,12 +43,17 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def testbed() -> Iterator[Testbed]:
-    """A real Slurm of two nodes."""
+def slurm_programs() -> None:
+    """Skips where a testbed cannot be started."""
     if missing := missing_programs():
         pytest.skip(f"{', '.join(missing)} not installed: apt-get install {PACKAGES}")
     if os.geteuid() or not sys.platform.startswith("linux"):
         pytest.skip("the Slurm testbed needs root on Linux: its GPUs are device nodes")
+
+
+@pytest.fixture(scope="session")
+def testbed(slurm_programs: None) -> Iterator[Testbed]:
+    """A real Slurm of two nodes."""
     # Not pytest's folder: a Unix socket's name ends at 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     testbed = Testbed(folder, nodes=2, requeue_s=5)  # 120 s in life

@@ -407,7 +407,7 @@ def test_time_limits(slurm: Slurm) -> None:
     main_partition, short = slurm.partitions
     assert scheduler.time_limit(main_partition, Cluster()).verdict == "ok"
     assert "minutes: 30" in scheduler.time_limit(short, Cluster()).mend
-    brief = Cluster(minutes=11, signal_delay_s=500)
+    brief = Cluster(minutes=11, signal_delay_s=500, allow_short=True)
     assert "signal_delay_s: 66" in scheduler.time_limit(short, brief).mend
 
 

@@ -98,17 +98,14 @@ def test_a_preempted_pretraining_goes_on_from_where_it_was_told_to_stop(
     wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 3)
     on_testbed.run("scancel", "--signal=USR2", job)
 
-    def state() -> str:
-        return on_testbed.run("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}").strip()
-
-    wait_until(lambda: state() == "PENDING")
+    wait_until(lambda: state_of(on_testbed, job) == {"PENDING"})
     (stopped,) = (
         int(path.stem.removeprefix("step_")) for path in Path("runs/pretrain/checkpoints").glob("*.pt")
     )
     assert 3 < stopped < 120
-    wait_until(lambda: state() in ("COMPLETED", "FAILED"))
+    wait_until(lambda: state_of(on_testbed, job) <= {"COMPLETED", "FAILED"})
     log = (submission.run / f"logs/001/{job}_0_log.err").read_text()
-    assert state() == "COMPLETED", log
+    assert state_of(on_testbed, job) == {"COMPLETED"}, log
     assert f"going on from step {stopped}" in log
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, 121))
 

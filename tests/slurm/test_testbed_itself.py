@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.testbed import ACCOUNTING_PACKAGES, PACKAGES, Testbed, TestbedError, missing_programs
+from slurm.testbed import ACCOUNTING_PACKAGES, Testbed, TestbedError, missing_programs
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -45,11 +44,7 @@ def _started(**options: int) -> Iterator[Testbed]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Testbed]:
-    if missing := missing_programs():
-        pytest.skip(f"{', '.join(missing)} not installed: apt-get install {PACKAGES}")
-    if os.geteuid() or not sys.platform.startswith("linux"):
-        pytest.skip("the Slurm testbed needs root on Linux: its GPUs are device nodes")
+def cluster(slurm_programs: None) -> Iterator[Testbed]:
     with _started(nodes=3, grace_s=6, requeue_s=600) as testbed:
         yield testbed
 
