@@ -1,6 +1,7 @@
 """``python -m downstream CONFIG [key=value ...]``: evaluate backbones; ``report`` and ``results`` write it up.
 
-``cells`` does the costly part of an evaluation beforehand, on as many machines as there are.
+``cells`` does the costly part of an evaluation beforehand, on as many machines as there are; ``verify`` measures
+backbones on face verification sets.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from pydantic import BaseModel
 from configs import cli, load
 from data_prep.stage import WHOLE, parse_part
 from downstream.config import DownstreamConfig, ReportConfig, ResultsConfig
+from downstream.recognition.config import VerifyConfig
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
 ABOUT = {
-    "": " See also: downstream cells, downstream report, downstream results.",
+    "": " See also: downstream verify, downstream cells, downstream report, downstream results.",
     "cells": """ Here only its fine-tuned cells, row x task x fraction,
 which the evaluation then finds. On two machines that share the folder:
 
@@ -30,7 +32,7 @@ which the evaluation then finds. On two machines that share the folder:
 
 
 def main() -> int:
-    """Choose by the first word: ``cells``, ``report``, ``results``, or else an evaluation."""
+    """Choose by the first word: ``cells``, ``report``, ``results``, ``verify``, or else an evaluation."""
     words = sys.argv[1:]
     action = words[0] if words else ""
     if action == "cells":
@@ -39,6 +41,8 @@ def main() -> int:
         return _run(words[1:], ReportConfig, action, _report)
     if action == "results":
         return _run(words[1:], ResultsConfig, action, _results)
+    if action == "verify":
+        return _run(words[1:], VerifyConfig, action, _verify)
     return _run(words, DownstreamConfig, "", _evaluate)
 
 
@@ -106,6 +110,14 @@ def _results(cfg: ResultsConfig) -> None:
 
     write_results_markdown(cfg.studies, cfg.output)
     print(cfg.output)
+
+
+def _verify(cfg: VerifyConfig) -> None:
+    from downstream.recognition.show import markdown
+    from downstream.recognition.verify import verify
+
+    print(markdown(verify(cfg).results))
+    print(f"{cfg.output}/verification.json")
 
 
 if __name__ == "__main__":

@@ -150,3 +150,24 @@ def affect_plane(truth: NDArray[np.float64], prediction: NDArray[np.float32]) ->
                 xlim=(-1, 1), ylim=(-1, 1), aspect="equal", xlabel="true", ylabel="predicted", title=name
             )
     return uri[0]
+
+
+def roc_panels(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> str:
+    """ROC of each row, a panel a set: set -> row -> (FAR, TAR); from the least FAR that a pair can make."""
+    with _figure(3.2 * len(curves), 2.7) as (figure, uri):
+        panels = figure.subplots(1, len(curves), squeeze=False)[0]
+        for axes, (name, rows) in zip(panels, curves.items(), strict=True):
+            for row, points in rows.items():
+                far, tar = np.array(points).T
+                axes.step(far, 100 * tar, where="post", lw=1.4, label=row)
+            least = min(f for points in rows.values() for f, _ in points if f > 0)
+            axes.plot(line := np.geomspace(least, 1), 100 * line, color=PALE, lw=1, ls="--")  # chance
+            axes.set_xscale("log")
+            axes.set_xlim(least, 1)
+            axes.set_ylim(0, 101)
+            axes.set_title(name)
+            axes.set_xlabel("false accept rate")
+            axes.set_ylabel("true accept rate, %")
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False)
+    return uri[0]

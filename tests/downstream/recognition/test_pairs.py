@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+
+from configs import ConfigError
+from downstream.recognition import pairs
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def named(found: pairs.Pairs) -> list[tuple[str, str, bool, int]]:
+    columns = (found.left, found.right, found.same.tolist(), found.fold.tolist())
+    return [(found.names[a], found.names[b], s, f) for a, b, s, f in zip(*columns, strict=True)]
+
+
+# --- LFW -----------------------------------------------------------------------------------------------------
+
+LFW = "2\t1\nAbel_Pacheco\t1\t4\nAbdel\t3\tZico\t2\nAkhmed\t1\t2\nA_B\t12\tC\t1\n"
+
+
+def test_lfw(tmp_path: Path) -> None:
+    assert named(pairs.read_lfw(write(tmp_path / "pairs.txt", LFW))) == [
+        ("Abel_Pacheco/Abel_Pacheco_0001.jpg", "Abel_Pacheco/Abel_Pacheco_0004.jpg", True, 0),
+        ("Abdel/Abdel_0003.jpg", "Zico/Zico_0002.jpg", False, 0),
+        ("Akhmed/Akhmed_0001.jpg", "Akhmed/Akhmed_0002.jpg", True, 1),
+        ("A_B/A_B_0012.jpg", "C/C_0001.jpg", False, 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LFW.replace("Akhmed\t1\t2\n", ""), "3 pairs, but 2 folds of twice 1"),
+        (LFW.replace("Akhmed\t1\t2", "Akhmed\tx\t2"), "line 4: expected 'name i j'"),
+        (LFW.replace("2\t1\n", ""), "line 1: expected the numbers of folds"),
+        ("", "line 1"),
+        ("0\t0\n", "names no pair"),
+    ],
+)
+def test_lfw_damaged(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pairs.read_lfw(write(tmp_path / "pairs.txt", text))
+
+
+def test_missing_and_binary_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pairs\.txt: cannot be read"):
+        pairs.read_lfw(tmp_path / "pairs.txt")
+    (tmp_path / "pairs.txt").write_bytes(b"10\t300\n\xff\xfe")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        pairs.read_lfw(tmp_path / "pairs.txt")
+
+
+# --- CFP -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cfp(tmp_path: Path) -> Path:
+    protocol = tmp_path / "Protocol"
+    write(
+        protocol / "Pair_list_F.txt",
+        "1 ../Data/Images/001/frontal/01.jpg\n"
+        "2 ../Data/Images/001/frontal/02.jpg\n"
+        "3 ../Data/Images/002/frontal/01.jpg\n",
+    )
+    write(
+        protocol / "Pair_list_P.txt",
+        "1 ../Data/Images/001/profile/01.jpg\n2 ../Data/Images/002/profile/01.jpg\n",
+    )
+    for fold in ("01", "02"):
+        write(protocol / "Split/FP" / fold / "same.txt", "1,1\n3,2\n")
+        write(protocol / "Split/FP" / fold / "diff.txt", "2, 2\n")
+        write(protocol / "Split/FF" / fold / "same.txt", "1,2\n")
+        write(protocol / "Split/FF" / fold / "diff.txt", "1,3\n")
+    return protocol
+
+
+def test_cfp_frontal_to_profile(cfp: Path) -> None:
+    found = named(pairs.read_cfp(cfp))
+    assert len(found) == 6
+    assert found[:3] == [
+        ("Data/Images/001/frontal/01.jpg", "Data/Images/001/profile/01.jpg", True, 0),
+        ("Data/Images/002/frontal/01.jpg", "Data/Images/002/profile/01.jpg", True, 0),
+        ("Data/Images/001/frontal/02.jpg", "Data/Images/002/profile/01.jpg", False, 0),
+    ]
+    assert found[3][3] == 1
+
+
+def test_cfp_frontal_to_frontal(cfp: Path) -> None:
+    assert named(pairs.read_cfp(cfp, "FF"))[1] == (
+        "Data/Images/001/frontal/01.jpg",
+        "Data/Images/002/frontal/01.jpg",
+        False,
+        0,
+    )
+
+
+def test_cfp_damaged(cfp: Path) -> None:
+    write(cfp / "Split/FP/02/diff.txt", "2,2\n2,9\n")
+    with pytest.raises(ConfigError, match=r"02/diff\.txt, line 2: '2,9'"):
+        pairs.read_cfp(cfp)
+    shutil.rmtree(cfp / "Split/FF")
+    with pytest.raises(ConfigError, match="FF: no folds"):
+        pairs.read_cfp(cfp, "FF")
+
+
+# --- CALFW, CPLFW ----------------------------------------------------------------------------------------------
+
+
+def test_two_lines_a_pair(tmp_path: Path) -> None:
+    text = "".join(f"P{k}_0001.jpg {k}\nP{k}_0002.jpg {k}\n" for k in range(1, 11))
+    text += "".join(f"D{i}_0001.jpg 0\nE{i}_0001.jpg 0\n" for i in range(20))
+    found = named(pairs.read_two_lines(write(tmp_path / "pairs_CALFW.txt", text)))
+    assert found[2] == ("P3_0001.jpg", "P3_0002.jpg", True, 2)
+    apart = [fold for _, _, same, fold in found if not same]
+    assert apart == [i // 2 for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.jpg 1\nb.jpg 1\nc.jpg 0\n", "one is missing"),
+        ("a.jpg 1\nb.jpg 2\n", "line 2: 'b.jpg 2' belongs to 'a.jpg 1'"),
+        ("a.jpg 1\nb.jpg x\n", "line 2: expected"),
+        ("a.jpg 11\nb.jpg 11\n", "line 1: expected"),
+    ],
+)
+def test_two_lines_damaged(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pairs.read_two_lines(write(tmp_path / "pairs.txt", text))
+
+
+# --- AgeDB ---------------------------------------------------------------------------------------------------
+
+
+def agedb(path: Path, folds: list[list[tuple[str, str]]]) -> Path:
+    """As the published converters take it apart: a struct of one field a fold, in it cells of name and age."""
+    splits = np.empty((len(folds), 1), object)
+    for fold, listed in enumerate(folds):
+        cells = np.empty((2, len(listed)), object)
+        for column, pair in enumerate(listed):
+            for row, name in enumerate(pair):
+                cells[row, column] = {"name": name, "age": 35}
+        splits[fold, 0] = {"pairs": cells}
+    scipy.io.savemat(path, {"splits": splits})
+    return path
+
+
+def test_agedb(tmp_path: Path) -> None:
+    folds = [
+        [("MariaCallas_35_1_f", "MariaCallas_65_2_f"), ("AlPacino_20_1_m", "MariaCallas_50_1_f")],
+        [("AlPacino_20_1_m", "AlPacino_50_3_m"), ("A_1_1_f", "B_31_1_f")],
+    ]
+    found = named(pairs.read_agedb(agedb(tmp_path / "04_FINAL_protocol_30_years.mat", folds)))
+    assert found == [
+        ("03_Protocol_Images/MariaCallas_35_1_f.jpg", "03_Protocol_Images/MariaCallas_65_2_f.jpg", True, 0),
+        ("03_Protocol_Images/AlPacino_20_1_m.jpg", "03_Protocol_Images/MariaCallas_50_1_f.jpg", False, 0),
+        ("03_Protocol_Images/AlPacino_20_1_m.jpg", "03_Protocol_Images/AlPacino_50_3_m.jpg", True, 1),
+        ("03_Protocol_Images/A_1_1_f.jpg", "03_Protocol_Images/B_31_1_f.jpg", False, 1),
+    ]
+
+
+def test_agedb_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "protocol.mat"
+    path.write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
+    with pytest.raises(ConfigError, match="cannot be read as AgeDB"):
+        pairs.read_agedb(path)
+    scipy.io.savemat(path, {"splits": np.zeros((10, 3))})
+    with pytest.raises(ConfigError, match=r"splits\{1\}"):
+        pairs.read_agedb(path)
+    scipy.io.savemat(path, {"other": 1})
+    with pytest.raises(ConfigError, match="cannot be read as AgeDB"):
+        pairs.read_agedb(path)
+
+
+# --- .bin ----------------------------------------------------------------------------------------------------
+
+PICTURES = [b"\xff\xd8one", b"\xff\xd8two", b"\xff\xd8three", b"\xff\xd8four"]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("form", ["bytes", "flat", "column"])
+@pytest.mark.parametrize("flags", [[True, False], np.array([True, False]), [np.True_, np.False_]])
+def test_bin_in_every_form(tmp_path: Path, protocol: int, form: str, flags: object) -> None:
+    stored = [
+        picture
+        if form == "bytes"
+        else np.frombuffer(picture, np.uint8).reshape(-1, *(1,) * (form == "column"))
+        for picture in PICTURES
+    ]
+    path = tmp_path / "lfw.bin"
+    path.write_bytes(pickle.dumps((stored, flags), protocol))
+    found, files = pairs.read_bin(path)
+    assert files == PICTURES
+    assert found.same.tolist() == [True, False]
+    assert [(found.left[i], found.right[i]) for i in range(2)] == [(0, 1), (2, 3)]
+    assert found.fold.tolist() == [0, 1]
+
+
+def test_bin_of_an_old_numpy_and_of_python_2(tmp_path: Path) -> None:
+    stored = [np.frombuffer(picture, np.uint8) for picture in PICTURES]
+    path = tmp_path / "old.bin"
+    old = pickle.dumps((stored, [True, False]), 2).replace(b"numpy._core.", b"numpy.core.")
+    path.write_bytes(old)
+    assert pairs.read_bin(path)[1] == PICTURES
+    # Python 2's strings: SHORT_BINSTRING, which Python 3 does not write
+    texts = b"".join(b"U" + bytes([len(picture)]) + picture for picture in PICTURES)
+    path.write_bytes(b"\x80\x02](" + texts + b"e](\x88\x89e\x86.")
+    assert pairs.read_bin(path)[1] == PICTURES
+
+
+def test_folds_of_a_number_that_ten_does_not_divide() -> None:
+    assert np.bincount(pairs.contiguous_folds(6000)).tolist() == [600] * 10
+    assert np.bincount(pairs.contiguous_folds(23)).tolist() == [3, 3, 3] + [2] * 7
+    assert (np.diff(pairs.contiguous_folds(23)) >= 0).all()
+
+
+class Malicious:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> object:
+        return os.system, (f"touch '{self.target}'",)
+
+
+class Sneaky:
+    """Harmless itself, and the first step to anything."""
+
+    def __reduce__(self) -> object:
+        return getattr, ("text", "upper")
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, protocol: int) -> None:
+    target, path = tmp_path / "was here", tmp_path / "evil.bin"
+    for bad in (Malicious(target), Sneaky()):
+        path.write_bytes(pickle.dumps(([*PICTURES, bad], [True, False]), protocol))
+        with pytest.raises(ConfigError, match=r"evil\.bin: it asks for .*, which no packed set needs"):
+            pairs.read_bin(path)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps((PICTURES, [True, False]))[:-9], "is no packed verification set"),
+        (b"", "is no packed verification set"),
+        (b"\xff\xd8\xff\xe0 a JPEG", "is no packed verification set"),
+        (pickle.dumps((PICTURES[:3], [True, False])), "3 pictures for 2 pairs"),
+        (pickle.dumps(([], [])), "0 pictures for 0 pairs"),
+        (pickle.dumps(([1, 2], [True])), "stored as int"),
+        (pickle.dumps(([np.zeros(4, np.float32)] * 2, [True])), "stored as ndarray"),
+        (pickle.dumps({"a": 1}), "is no packed verification set"),
+    ],
+)
+def test_bin_damaged(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "lfw.bin"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        pairs.read_bin(path)
