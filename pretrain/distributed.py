@@ -155,6 +155,31 @@ def gather(x: Tensor) -> list[Tensor]:
     return parts
 
 
+class _Gather(torch.autograd.Function):
+    """The tensors of all ranks, joined. Every rank has the same loss, of which it knows its own part of the
+    gradient: the parts are added up, and multiplied by the ranks because DDP will divide by them.
+    """
+
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        return torch.cat(gather(x))
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
+        whole = all_reduce(gradient.contiguous().clone())
+        return whole.chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """(world * B, ...) the (B, ...) tensors of all ranks, for a loss that every rank computes a part of and that is
+    the same number on each; without a group, ``x`` itself.
+    """
+    if not dist.is_initialized():
+        return x
+    joined: Tensor = _Gather.apply(x)
+    return joined
+
+
 def broadcast_int(value: int, device: torch.device) -> int:
     """The main rank's ``value`` on every rank."""
     if not dist.is_initialized():

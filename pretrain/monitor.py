@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from pretrain.distributed import Ranks
 from pretrain.log import Row, RunLog
-from pretrain.methods.swav import SwAV
+from pretrain.methods.method import Method
 from pretrain.probes import Probe, ProbeConfig
 from pretrain.views import ViewsConfig
 
@@ -63,7 +64,7 @@ class Monitor:
         """Whether ``step`` gets a row; the same on all ranks."""
         return self._probing(step) or step == self._span.total or step % self._log_every_steps == 0
 
-    def __call__(self, step: int, loss: Tensor, lr: float, method: SwAV) -> None:
+    def __call__(self, step: int, loss: Tensor, lr: float, method: Method) -> None:
         """Note that ``step`` steps are done, the last one with this loss and learning rate."""
         if self._log is None:
             return
@@ -74,7 +75,7 @@ class Monitor:
             "step": step,
             "epoch": step / self._span.steps_per_epoch,
             "loss": loss.item(),
-            "ln_k": method.loss_without_learning,
+            **({} if (blank := method.loss_without_learning) is None else {"ln_k": blank}),
             "lr": lr,
             "images_per_second": self._log.rate(),
             **{name: value.item() for name, value in method.indicators().items()},
@@ -99,7 +100,7 @@ WARM_UP_EPOCHS = 1.0  # while the prototypes are frozen and the rate rises, noth
 _HELP = "see docs/pretrain.md, 'When the loss stays at ln K'"
 _SIGNS: dict[str, tuple[Callable[[Row], bool], str]] = {
     "loss": (
-        lambda row: row["loss"] > row["ln_k"] - 0.01,
+        lambda row: row["loss"] > row.get("ln_k", math.inf) - 0.01,
         "the loss is still ln K = {ln_k:.3f}: nothing is learnt; " + _HELP,
     ),
     "prototype_usage": (

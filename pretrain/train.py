@@ -14,10 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
+from torch import Tensor
+from torchvision.models.resnet import ResNet
 
 import configs
 from configs import Config, ConfigError, environment
@@ -27,8 +30,10 @@ from pretrain import backbones, checkpoint, distributed
 from pretrain.agreement import Agreement, StopRequest
 from pretrain.backbones import BackboneConfig
 from pretrain.checkpoint import CheckpointConfig, State
-from pretrain.data import Batches, DataConfig, Indices
+from pretrain.data import Batches, DataConfig, Indices, read_rows
 from pretrain.lars import LARSConfig, OptimizerConfig, make_optimizer
+from pretrain.methods.method import Method, Moment
+from pretrain.methods.supervised import Supervised, SupervisedConfig, read_classes
 from pretrain.methods.swav import SwAV, SwAVConfig
 from pretrain.monitor import Monitor, Span
 from pretrain.probes import ProbeConfig
@@ -36,6 +41,8 @@ from pretrain.schedule import ScheduleConfig, learning_rate
 from pretrain.views import ViewsConfig, make_views
 
 _log = logging.getLogger(__name__)
+
+MethodConfig = Annotated[SwAVConfig | SupervisedConfig, Field(discriminator="name")]
 
 
 class PretrainConfig(Config):
@@ -61,7 +68,7 @@ class PretrainConfig(Config):
     data: DataConfig
     views: ViewsConfig
     backbone: BackboneConfig = BackboneConfig()
-    method: SwAVConfig = SwAVConfig()
+    method: MethodConfig = SwAVConfig()
     optimizer: OptimizerConfig = LARSConfig()
     schedule: ScheduleConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -140,7 +147,9 @@ class _Run:
         if place.device.type == "cpu":  # the ranks of a node share its cores
             torch.set_num_threads(place.cores)
         self.method = _build(config, place)
-        self.optimizer = make_optimizer(self.method.parameters(), config.optimizer, config.schedule.lr)
+        self.shards = self.method.shards()
+        self.parameters = [*self.method.parameters(), *self.shards.values()]
+        self.optimizer = make_optimizer(self.parameters, config.optimizer, config.schedule.lr)
         self.agreement = Agreement(place.device)
         first = self._restore()
         self.span = Span(first, self.batches.steps_per_epoch * config.epochs, self.batches.steps_per_epoch)
@@ -184,20 +193,21 @@ class _Run:
                     break
         return step == self.span.total
 
-    def _step(self, step: int, images: torch.Tensor, rows: Indices) -> tuple[torch.Tensor, float]:
+    def _step(self, step: int, images: Tensor, rows: Indices) -> tuple[Tensor, float]:
         """One step, enqueued: nothing in it waits for the device. The () loss and the learning rate."""
-        config, epoch = self.config, step / self.span.steps_per_epoch
+        config = self.config
+        moment = Moment(step, self.span.steps_per_epoch, self.span.total, config.seed, rows)
         lr = learning_rate(config.schedule, step, self.span.steps_per_epoch, self.span.total)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        views = make_views(images, config.views, seed=config.seed, epoch=int(epoch), index=rows)
+        views = make_views(images, config.views, seed=config.seed, epoch=int(moment.epoch), index=rows)
         autocast = config.precision == "bfloat16"
         with torch.autocast(self.place.device.type, torch.bfloat16, enabled=autocast):
-            loss: torch.Tensor = self.model(views, epoch)
+            loss: Tensor = self.model(views, moment)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.method.after_backward(epoch)
-        gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
+        self.method.after_backward(moment)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
         self.optimizer.found_inf = self.agreement.note(loss, gradients, self.stop.received is not None)
         self.optimizer.step()
         return loss.detach(), lr
@@ -210,7 +220,7 @@ class _Run:
             write_json(path, {"step": step, "rows_of_ranks": [part.tolist() for part in every]})
         raise FloatingPointError(
             f"step {step}: the loss or the gradient is not finite; its samples are in {path}; the weights are "
-            "untouched; lower schedule.lr, raise method.epsilon, or use precision=float32"
+            "untouched; lower schedule.lr, or use precision=float32; with SwAV also raise method.epsilon"
         )
 
     def _restore(self) -> int:
@@ -224,11 +234,19 @@ class _Run:
         self.method.load_state_dict(state["method"])
         self.method.load_rank_state(state["ranks"], self.place.rank, self.place.world)
         self.optimizer.load_state_dict(state["optimizer"])
+        for name, parameter in self.shards.items():
+            parameter.data.copy_(self._part(state["ranks"][f"shard {name}"], len(parameter)))
+            momentum = self._part(state["ranks"][f"momentum {name}"], len(parameter))
+            self.optimizer.state[parameter]["momentum"] = momentum.to(parameter)
         _log.info("going on from step %d", step)
         return step
 
     def _save(self, writer: checkpoint.Writer, step: int) -> None:
-        parts = {name: torch.cat(distributed.gather(x), 1) for name, x in self.method.rank_state().items()}
+        own = self.method.rank_state()
+        for name, parameter in self.shards.items():
+            own[f"shard {name}"] = parameter.detach()[None]
+            own[f"momentum {name}"] = self.optimizer.state[parameter]["momentum"][None]
+        parts = {name: torch.cat(distributed.gather(x), 1) for name, x in own.items()}
         if self.place.is_main:
             state: State = {
                 "method": self.method.state_dict(),
@@ -239,19 +257,29 @@ class _Run:
             }
             writer.write(step, state)
 
+    def _part(self, joined: Tensor, rows: int) -> Tensor:
+        """The ``rows`` of this rank out of a (1, n, ...) joined shard; what the ranks of now have more is filled with 0."""
+        part = joined[0, self.place.rank * rows : (self.place.rank + 1) * rows]
+        return F.pad(part, [0, 0] * (part.ndim - 1) + [0, rows - len(part)])
 
-def _build(config: PretrainConfig, place: distributed.Ranks) -> SwAV:
-    if config.method.queue_length % place.world:
-        raise ConfigError(
-            f"method.queue_length: {config.method.queue_length} is not a multiple of the {place.world} ranks"
-        )
+
+def _build(config: PretrainConfig, place: distributed.Ranks) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         backbone = backbones.build(config.backbone.architecture, config.backbone.width)
-        method = SwAV(backbone, config.method, place.world)
+        method = _method(config, backbone, place)
     distributed.synchronise_batch_norm(method, place, config.batch_norm)
     # In place: convolutions are fastest on channels_last weights, on GPUs and CPUs alike.
     return method.to(place.device).to(memory_format=torch.channels_last)
+
+
+def _method(config: PretrainConfig, backbone: ResNet, place: distributed.Ranks) -> Method:
+    if isinstance(config.method, SwAVConfig):
+        return SwAV(backbone, config.method, place.world)
+    count = read_manifest(config.data.path).count
+    rows = read_rows(config.data.rows, count) if config.data.rows else None
+    classes = read_classes(config.data.path, config.method.column, rows)
+    return Supervised(backbone, config.method, classes, place, config.seed)
 
 
 # --- the run's folder ----------------------------------------------------------------------------------------

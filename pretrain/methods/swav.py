@@ -11,9 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
-from configs import Config
+from configs import Config, ConfigError
 from pretrain.backbones import feature_dim
 from pretrain.distributed import all_reduce, world_size
+from pretrain.methods.method import Method, Moment, spread
 
 ASSIGNED = 2  # the first two views, at the highest resolution, get assignments
 
@@ -37,7 +38,7 @@ class SwAVConfig(Config):
     queue_start_epoch: int = Field(15, ge=0, description="the queue is filled and used from this epoch on")
 
 
-class SwAV(nn.Module):
+class SwAV(Method):
     """Backbone, projector, prototypes and loss.
 
     Args:
@@ -48,6 +49,10 @@ class SwAV(nn.Module):
 
     def __init__(self, backbone: ResNet, config: SwAVConfig, world: int = 1) -> None:
         super().__init__()
+        if config.queue_length % world:
+            raise ConfigError(
+                f"method.queue_length: {config.queue_length} is not a multiple of the {world} ranks"
+            )
         dim = feature_dim(backbone)
         self.config = config
         self.backbone = backbone
@@ -62,15 +67,9 @@ class SwAV(nn.Module):
         self.queue = torch.zeros(ASSIGNED, config.queue_length // world, config.projection_dim)
         self._queued = 0  # rows of it that are filled; kept on the host, where asking costs no wait
 
-    def forward(self, views: list[Tensor], epoch: float) -> Tensor:
-        """The loss of one batch, equation 2 of the paper averaged over the pairs of views.
-
-        Args:
-            views: One (V_r * B, 3, s_r, s_r) tensor a resolution, view-major; the first two views are assigned.
-            epoch: Time in epochs, for the queue.
-
-        Returns:
-            The () loss of this rank; ln K where nothing is learnt.
+    def forward(self, views: list[Tensor], moment: Moment) -> Tensor:
+        """The loss of one batch, equation 2 of the paper averaged over the pairs of views, of which the first two
+        are assigned; ln K where nothing is learnt.
         """
         self.normalise_prototypes()
         features = torch.cat([self.backbone(group) for group in views])
@@ -81,7 +80,7 @@ class SwAV(nn.Module):
         with torch.autocast(embedding.device.type, enabled=False):
             scores = F.linear(embedding, self.prototypes.weight)  # of every view with every prototype
             embedding, scores = (x.unflatten(0, (-1, batch)) for x in (embedding, scores))
-            codes = self.assign(embedding.detach()[:ASSIGNED], scores.detach()[:ASSIGNED], epoch)
+            codes = self.assign(embedding.detach()[:ASSIGNED], scores.detach()[:ASSIGNED], moment.epoch)
             loss = swapped_loss(scores, codes, self.config.temperature)
             self._last = scores.detach(), codes, features.detach()[:batch]
             return loss
@@ -110,9 +109,9 @@ class SwAV(nn.Module):
         codes = sinkhorn(scores, self.config.epsilon, self.config.sinkhorn_iterations)
         return codes[:, -batch:]
 
-    def after_backward(self, epoch: float) -> None:
+    def after_backward(self, moment: Moment) -> None:
         """Drop the prototypes' gradient while they are frozen, so that no momentum builds up either."""
-        if epoch < self.config.freeze_prototypes_epochs:
+        if moment.epoch < self.config.freeze_prototypes_epochs:
             self.prototypes.weight.grad = None
 
     def rank_state(self) -> dict[str, Tensor]:
@@ -138,9 +137,7 @@ class SwAV(nn.Module):
             healthy, 1 / K is collapse.
         duplicate_prototypes: Share of the prototypes with a cosine above 0.99 to an earlier one.
         code_entropy: Mean entropy of the assignments as a share of ln K; 1 says nothing.
-        feature_std: Spread of the unit-length features times the root of D; 1 for independent ones, 0 when
-            every sample looks the same.
-        effective_rank: RankMe (Garrido et al. 2023, equation 1) of the features; at most the batch and D.
+        feature_std, effective_rank: See :func:`pretrain.methods.method.spread`.
         """
         scores, codes, features = self._last
         nearest = torch.bincount(scores[:ASSIGNED].flatten(0, 1).argmax(1), minlength=self.config.prototypes)
@@ -149,23 +146,11 @@ class SwAV(nn.Module):
         weight = F.normalize(self.prototypes.weight)
         copies = torch.triu(weight @ weight.T > 0.99, diagonal=1).any(0)
         entropy = torch.special.entr(codes).sum(2).mean() / math.log(self.config.prototypes)
-        features = features.float()
         return {
             "prototype_usage": perplexity / usable,
             "duplicate_prototypes": copies.float().mean(),
             "code_entropy": entropy,
-            "feature_std": F.normalize(features).std(0).mean() * math.sqrt(features.shape[1]),
-            "effective_rank": rankme(features),
-        }
-
-
-def rankme(features: Tensor) -> Tensor:
-    """() effective rank of (N, D) features: the exponential of the entropy of their singular values, which
-    are divided by their sum, with 1e-7 added (Garrido et al. 2023, equation 1).
-    """
-    values = torch.linalg.svdvals(features)
-    share = values / values.sum() + 1e-7
-    return torch.exp(-(share * share.log()).sum())
+        } | spread(features)
 
 
 def swapped_loss(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:

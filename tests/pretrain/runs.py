@@ -17,7 +17,7 @@ views:
     - {count: 2, size: 32, scale: [0.14, 1.0]}
     - {count: 2, size: 24, scale: [0.05, 0.14]}
 backbone: {architecture: resnet18, width: 0.25}
-method: {prototypes: 20, hidden_dim: 32, projection_dim: 16, queue_length: 64, queue_start_epoch: 2}
+method: {name: swav, prototypes: 20, hidden_dim: 32, projection_dim: 16, queue_length: 64, queue_start_epoch: 2}
 optimizer: {name: lars, trust_coefficient: 0.02}
 schedule: {lr: 0.5, warmup_epochs: 1}
 checkpoint: {every_steps: 5}

@@ -16,6 +16,7 @@ from pretrain import backbones, distributed
 from pretrain.agreement import Agreement
 from pretrain.distributed import Ranks
 from pretrain.lars import LARS, LARSConfig
+from pretrain.methods.method import Moment
 from pretrain.methods.swav import SwAV, SwAVConfig, sinkhorn
 from tests.pretrain.runs import free_port
 
@@ -107,10 +108,11 @@ def _swav_steps(place):
     losses = []
     for step in range(STEPS):
         mine = [v.chunk(place.world, 1)[place.rank].flatten(0, 1) for v in _views(step)]
-        loss = model(mine, float(step))
+        moment = Moment(step, 1, STEPS, 0, np.arange(BATCH))
+        loss = model(mine, moment)
         optimizer.zero_grad()
         loss.backward()
-        method.after_backward(float(step))
+        method.after_backward(moment)
         optimizer.step()
         losses.append(distributed.all_reduce(loss.detach().clone()) / place.world)
     state = [value.tolist() for value in method.state_dict().values()]

@@ -13,6 +13,7 @@ import torch
 from pretrain import backbones, monitor
 from pretrain.distributed import Ranks
 from pretrain.log import RunLog, read_metrics
+from pretrain.methods.method import Moment
 from pretrain.methods.swav import SwAV, SwAVConfig
 from pretrain.monitor import Monitor, Span, warnings
 from pretrain.probes import Probe, ProbeConfig, knn_score, linear_score
@@ -66,7 +67,7 @@ def method():
     method = SwAV(
         backbones.build("resnet18", 0.125), SwAVConfig(prototypes=12, projection_dim=8, hidden_dim=16)
     )
-    method([torch.randn(16, 3, 32, 32)], 0.0)
+    method([torch.randn(16, 3, 32, 32)], Moment(0, 10, 100, 0, np.arange(8)))
     return method
 
 

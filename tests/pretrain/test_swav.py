@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pretrain import backbones
-from pretrain.methods.swav import SwAV, SwAVConfig, rankme, sinkhorn, swapped_loss
+from pretrain.methods.method import Moment, rankme
+from pretrain.methods.swav import SwAV, SwAVConfig, sinkhorn, swapped_loss
 
 
 def plain_sinkhorn(scores: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
@@ -77,30 +78,34 @@ def method():
     return SwAV(backbones.build("resnet18", 0.125), config)
 
 
+def at(epoch: float) -> Moment:
+    return Moment(step=round(10 * epoch), steps_per_epoch=10, total=100, seed=0, rows=np.arange(4))
+
+
 def views(seed: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(8, 3, 32, 32, generator=generator), torch.randn(8, 3, 16, 16, generator=generator)]
 
 
 def test_prototypes_are_unit_vectors_and_frozen_at_first(method):
-    method(views(0), epoch=0.0).backward()
+    method(views(0), at(0.0)).backward()
     torch.testing.assert_close(method.prototypes.weight.norm(dim=1), torch.ones(12))
     assert method.prototypes.weight.grad is not None
-    method.after_backward(epoch=0.5)
+    method.after_backward(at(0.5))
     assert method.prototypes.weight.grad is None
-    method(views(0), epoch=1.0).backward()
-    method.after_backward(epoch=1.0)
+    method(views(0), at(1.0)).backward()
+    method.after_backward(at(1.0))
     assert method.prototypes.weight.grad is not None
 
 
 def test_queue_fills_from_its_start_epoch_and_then_takes_part(method):
-    method(views(0), epoch=0.9)
+    method(views(0), at(0.9))
     assert not method.queue.any()
-    method(views(1), epoch=1.0)
+    method(views(1), at(1.0))
     assert method.queue[:, :4].any(dim=2).all()
     assert not method.queue[:, 4:].any()
     newest = method.queue[:, :4].clone()
-    method(views(2), epoch=1.1)
+    method(views(2), at(1.1))
     assert torch.equal(method.queue[:, 4:], newest)  # newest rows first
     scores = torch.randn(2, 4, 12) * 0.1
     queued = (method.queue @ method.prototypes.weight.T).detach()

@@ -37,7 +37,7 @@ data: {path: runs/photos/set.beton, decoder: pillow}
 views:
   crops: [{count: 2, size: 32, scale: [0.3, 1.0]}, {count: 2, size: 24, scale: [0.1, 0.3]}]
 backbone: {architecture: resnet18, width: 0.25}
-method: {prototypes: 20, hidden_dim: 32, projection_dim: 16}
+method: {name: swav, prototypes: 20, hidden_dim: 32, projection_dim: 16}
 optimizer: {name: sgd}
 schedule: {lr: 0.04}
 """

@@ -34,7 +34,7 @@ data: {path: ../set.beton, decoder: pillow}
 views:
   crops: [{count: 2, size: 32, scale: [0.3, 1.0]}, {count: 2, size: 24, scale: [0.1, 0.3]}]
 backbone: {architecture: resnet18, width: 0.25}
-method: {prototypes: 20, hidden_dim: 32, projection_dim: 16, queue_length: 64, queue_start_epoch: 2}
+method: {name: swav, prototypes: 20, hidden_dim: 32, projection_dim: 16, queue_length: 64, queue_start_epoch: 2}
 optimizer: {name: lars, trust_coefficient: 0.02}
 schedule: {lr: 0.5}
 checkpoint: {every_steps: 4}

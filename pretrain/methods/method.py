@@ -1,0 +1,102 @@
+"""What a method is to the engine: networks, a loss, and what it has to keep and to tell."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.resnet import ResNet
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a step stands in its run; with the samples' rows it decides everything that is drawn at random."""
+
+    step: int
+    """Steps done before this one."""
+    steps_per_epoch: int
+    total: int
+    """Steps of the whole run."""
+    seed: int
+    """Of the run."""
+    rows: npt.NDArray[np.int64]
+    """(B,) rows in the data set of this rank's samples."""
+
+    @property
+    def epoch(self) -> float:
+        """Time in epochs."""
+        return self.step / self.steps_per_epoch
+
+
+class Method(nn.Module, ABC):
+    """A backbone and all that trains it."""
+
+    backbone: ResNet
+
+    @abstractmethod
+    def forward(self, views: list[Tensor], moment: Moment) -> Tensor:
+        """The () loss of this rank's part of a batch; the engine averages the gradients over the ranks.
+
+        Args:
+            views: One (V_r * B, 3, s_r, s_r) tensor a resolution, view-major.
+            moment: Of this step.
+        """
+
+    @abstractmethod
+    def compile_networks(self) -> None:
+        """Let torch.compile make a graph of each network, for each resolution that it sees."""
+
+    def after_backward(self, moment: Moment) -> None:
+        """Change gradients before they are applied."""
+
+    @property
+    def loss_without_learning(self) -> float | None:
+        """The loss of a network that has learnt nothing, where there is such a number."""
+        return None
+
+    def shards(self) -> dict[str, nn.Parameter]:
+        """Parameters of which every rank has a part of its own, (n, ...) of n * world rows; they are no part of
+        the module's own. Their gradients are not averaged.
+        """
+        return {}
+
+    def rank_state(self) -> dict[str, Tensor]:
+        """What else differs between ranks, (m, n, ...) each, to be joined along axis 1."""
+        return {}
+
+    def load_rank_state(self, state: dict[str, Tensor], rank: int, world: int) -> None:
+        """Take this rank's part of the joined :meth:`rank_state` of any number of ranks."""
+
+    @abstractmethod
+    def indicators(self) -> dict[str, Tensor]:
+        """Signs of health and collapse in the last batch of this rank, () tensors."""
+
+
+@torch.no_grad()
+def spread(features: Tensor) -> dict[str, Tensor]:
+    """Indicators of (N, D) features.
+
+    feature_std: Spread of the unit-length features times the root of D; 1 for independent ones, 0 when every
+        sample looks the same.
+    effective_rank: RankMe of the features; at most the batch and D.
+    """
+    features = features.float()
+    return {
+        "feature_std": F.normalize(features).std(0).mean() * math.sqrt(features.shape[1]),
+        "effective_rank": rankme(features),
+    }
+
+
+def rankme(features: Tensor) -> Tensor:
+    """() effective rank of (N, D) features: the exponential of the entropy of their singular values, which
+    are divided by their sum, with 1e-7 added (Garrido et al. 2023, equation 1).
+    """
+    values = torch.linalg.svdvals(features)
+    share = values / values.sum() + 1e-7
+    return torch.exp(-(share * share.log()).sum())
