@@ -35,6 +35,9 @@ class BackboneConfig(Config):
 
     architecture: Architecture = "resnet50"
     width: float = Field(1.0, gt=0, description="multiplies the channels after the stem; 1 is torchvision's")
+    init: str | None = Field(
+        None, description="a backbone.safetensors whose weights are the first ones; random by default"
+    )
 
 
 class _ScaledResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
@@ -57,6 +60,23 @@ def build(architecture: Architecture, width: float = 1.0) -> ResNet:
     """
     block, layers = _BLOCKS[architecture]
     return _ScaledResNet(block, layers, width)
+
+
+def start(config: BackboneConfig) -> ResNet:
+    """The backbone that a run begins with: random, from torch's generator, or the weights of ``init``.
+
+    Raises:
+        ConfigError: ``init`` cannot be read, or is of another architecture or width.
+    """
+    if config.init is None:
+        return build(config.architecture, config.width)
+    backbone, header = load(config.init)
+    if (header["architecture"], float(header["width"])) != (config.architecture, config.width):
+        raise ConfigError(
+            f"backbone.init: {config.init} is a {header['architecture']} of width {header['width']}; give "
+            "backbone.architecture and backbone.width the same"
+        )
+    return backbone
 
 
 def blocks(architecture: str) -> tuple[bool, list[int]]:

@@ -258,7 +258,7 @@ class _Run:
             writer.write(step, state)
 
     def _part(self, joined: Tensor, rows: int) -> Tensor:
-        """The ``rows`` of this rank out of a (1, n, ...) joined shard; what the ranks of now have more is filled with 0."""
+        """The ``rows`` of this rank out of a (1, n, ...) joined shard; beyond its end there are zeros."""
         part = joined[0, self.place.rank * rows : (self.place.rank + 1) * rows]
         return F.pad(part, [0, 0] * (part.ndim - 1) + [0, rows - len(part)])
 
@@ -266,7 +266,7 @@ class _Run:
 def _build(config: PretrainConfig, place: distributed.Ranks) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        backbone = backbones.build(config.backbone.architecture, config.backbone.width)
+        backbone = backbones.start(config.backbone)
         method = _method(config, backbone, place)
     distributed.synchronise_batch_norm(method, place, config.batch_norm)
     # In place: convolutions are fastest on channels_last weights, on GPUs and CPUs alike.
@@ -321,6 +321,10 @@ def _identity(config: PretrainConfig) -> dict[str, str]:
         if not Path(config.data.rows).exists():
             raise ConfigError(f"data.rows: {config.data.rows} does not exist")
         data += sha256_file(config.data.rows)
+    if config.backbone.init:
+        if not Path(config.backbone.init).exists():
+            raise ConfigError(f"backbone.init: {config.backbone.init} does not exist")
+        data += sha256_file(config.backbone.init)
     free = _FREE_FIELDS | ({"epochs": True} if config.schedule.decay == "constant" else {})
     return {"settings": configs.config_hash(config, free), "data_sha256": data, "version": str(VERSION)}
 
@@ -332,7 +336,7 @@ def _refuse_other_run(folder: Path, identity: dict[str, str]) -> None:
     started = json.loads(path.read_text())
     for name, what in (
         ("settings", "other settings (see its config.yaml)"),
-        ("data_sha256", "other data"),
+        ("data_sha256", "other data, or another backbone.init"),
         ("version", "another version of the program"),
     ):
         if started.get(name, "1") != identity[name]:

@@ -112,7 +112,7 @@ STAGES = {
         "pretrain",
         "pretrain.train:PretrainConfig",
         finished=("pretrain.train:finished",),
-        inputs=("data.path",),
+        inputs=("data.path", "data.rows", "backbone.init"),
         distributed=True,
     ),
     "cells": Stage(
@@ -128,6 +128,12 @@ STAGES = {
         "downstream.config:DownstreamConfig",
         finished=("downstream.results:finished",),
         inputs=("data",),
+    ),
+    "verify": Stage(
+        "downstream",
+        "downstream.recognition.config:VerifyConfig",
+        finished=("downstream.recognition.verify:finished",),
+        command=("verify",),
     ),
     "report": Stage(
         "downstream",

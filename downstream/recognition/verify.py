@@ -85,10 +85,9 @@ def verify(cfg: VerifyConfig) -> VerificationResults:
     from downstream.evaluate import choose_device
     from downstream.recognition.show import markdown, roc_figure
 
-    inputs = inputs_hash(cfg)
-    path = Path(cfg.output) / "verification.json"
-    if path.exists() and (done := read_verification(cfg.output)).inputs == inputs:
-        return done
+    if finished(cfg):
+        return read_verification(cfg.output)
+    inputs, path = inputs_hash(cfg), Path(cfg.output) / "verification.json"
     started = time.monotonic()
     device = choose_device(cfg.device)
     networks = {
@@ -115,6 +114,13 @@ def verify(cfg: VerifyConfig) -> VerificationResults:
             file.write(text)
     write_json(path, done.model_dump(mode="json"))
     return done
+
+
+def finished(cfg: VerifyConfig) -> bool:
+    """Whether exactly these figures are on disk."""
+    if not (Path(cfg.output) / "verification.json").exists():
+        return False
+    return read_verification(cfg.output).inputs == inputs_hash(cfg)
 
 
 def read_verification(folder: str) -> VerificationResults:

@@ -12,7 +12,7 @@ each rank compares the features of *all* ranks with its own classes, and the sof
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -176,9 +176,7 @@ class _CrossEntropy(torch.autograd.Function):
         return (total.log() + highest - true).mean(), right
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor, _right: Tensor
-    ) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor, _right: Tensor) -> tuple[Tensor, None]:
         probabilities, own = ctx.saved_tensors
         slope = probabilities.clone()
         here = own >= 0

@@ -101,3 +101,14 @@ def test_a_bad_file_is_one_line(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"backbone\.safetensors: cannot be read"):
         backbones.load(path)
+
+
+def test_a_run_may_begin_with_the_weights_of_another(tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    theirs = backbones.random("resnet18", 0.25, seed=3)
+    backbones.save_backbone(path, theirs, {"architecture": "resnet18", "width": "0.25"})
+    config = backbones.BackboneConfig(architecture="resnet18", width=0.25, init=str(path))
+    for ours, other in zip(backbones.start(config).parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(ours, other)
+    with pytest.raises(ConfigError, match=r"is a resnet18 of width 0\.25"):
+        backbones.start(config.model_copy(update={"architecture": "resnet34"}))
