@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pyarrow as pa
 from tqdm import tqdm
 
@@ -29,6 +30,8 @@ from data_prep.stage import Shard, Stage, run, unfinished
 from data_prep.tables import read_shard, table_of
 
 VERSION = 1
+DECODERS = 2
+"""Pictures decoded at once: one may have 179 million pixels before Pillow refuses it."""
 RECORD: dict[str, pa.DataType] = {
     "image_id": pa.string(),
     "url": pa.string(),
@@ -149,6 +152,7 @@ class Downloader:
     async def _fetch_all(self, rows: list[dict[str, Any]], number: int) -> None:
         """Complete ``rows``, as many at once as there are connections."""
         queue = iter(rows)
+        decoding = asyncio.Semaphore(DECODERS)
         with (
             open(self._refused(number), "a") as refused,
             tqdm(total=len(rows), desc=f"shard {number}", unit="picture", leave=False, position=1) as bar,
@@ -158,7 +162,7 @@ class Downloader:
 
                 async def fetch_next() -> None:
                     for row in queue:
-                        await self._fetch(session, row)
+                        await self._fetch(session, row, decoding)
                         if row["status"] in ("gone", "refused"):
                             note = {name: row[name] for name in ("url", "status", "error")}
                             refused.write(json.dumps(note) + "\n")
@@ -173,10 +177,13 @@ class Downloader:
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _fetch(self, session: Any, row: dict[str, Any]) -> None:
+    async def _fetch(
+        self, session: aiohttp.ClientSession, row: dict[str, Any], decoding: asyncio.Semaphore
+    ) -> None:
         try:
             data = await self.fetcher.fetch(session, row["url"], bytes)
-            row.update(await asyncio.to_thread(_store, data, self.root / row["path"]))
+            async with decoding:
+                row.update(await asyncio.to_thread(_store, data, self.root / row["path"]))
         except FetchError as error:
             row.update(status=_STATUS[type(error)], error=str(error))
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from PIL import Image
 
 import configs
 from configs import ConfigError
+from data_prep.__main__ import parse
 from data_prep.beton import Beton, read_labels
 from data_prep.config import DataPrepConfig
 from data_prep.download.command import download
@@ -187,6 +189,7 @@ def test_parts_fetch_their_own(server: Server, root: Path) -> None:
     assert download(config, part=parse_part("0/2")) == {"ok": 4}
     assert server.asked == dict.fromkeys(paths, 1)
     Pipeline(config).list()
+    assert parse(["download", "some.yaml", "--part", "1/2"]).part == parse_part("1/2")
 
 
 def test_what_was_damaged_on_the_disk_is_fetched_again(server: Server, root: Path) -> None:
@@ -199,6 +202,19 @@ def test_what_was_damaged_on_the_disk_is_fetched_again(server: Server, root: Pat
     download(config, retry_failed=True)
     assert path.read_bytes() == jpeg(1)
     assert server.asked == {"/a.jpg": 2, "/b.jpg": 2}
+
+
+def test_without_a_network_nothing_is_given_up(server: Server, root: Path) -> None:
+    paths = [f"/{i}.jpg" for i in range(12)]
+    server.answers |= {path: send(jpeg(i)) if i < 4 else raw(b"") for i, path in enumerate(paths)}
+    listed(root, *(row(server.url(path)) for path in paths))
+    config = settings(root, "download.give_up_after=3", "download.tries=1", "download.connections=1")
+    with pytest.raises(ConfigError, match=r"3 requests in a row failed.*check the network"):
+        download(config)
+    assert not (root / "downloads/00000.parquet").exists()
+    server.answers |= {path: send(jpeg(i)) for i, path in enumerate(paths)}
+    assert download(config) == {"ok": 12}, "the same command goes on, and no picture counts as failed"
+    assert [server.asked[path] for path in paths[:4]] == [1] * 4
 
 
 @pytest.mark.chaos
@@ -218,15 +234,16 @@ def test_killed_it_goes_on_and_fetches_nothing_twice(server: Server, root: Path,
     words = [sys.executable, "-m", "data_prep", "download", str(ROOT / "configs/data/imdb_face.yaml")]
     words += [f"source.path={root}", f"output={tmp_path / 'set'}", *FAST]
     words += ["download.shard_size=50", "download.connections=4"]
+    names = {entry["name"]: urlsplit(entry["url"]).path for entry in read_records(root).to_pylist()}
     done: dict[str, int] = {}
     for enough in (20, 70):
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while len(finished(root, server)) < enough and process.poll() is None:
-            time.sleep(0.002)
+        while len(finished(root, names)) < enough and process.poll() is None:
+            time.sleep(0.005)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
         time.sleep(0.2)
-        done |= {path: server.asked[path] for path in finished(root, server)}
+        done |= {path: server.asked[path] for path in finished(root, names)}
         assert enough <= len(done) < len(paths)
     last = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert last.returncode == 0, last.stderr
@@ -240,13 +257,13 @@ def test_killed_it_goes_on_and_fetches_nothing_twice(server: Server, root: Path,
     assert tree(root) == tree(tmp_path / "whole")
 
 
-def finished(root: Path, server: Server) -> set[str]:
-    """The paths of what is done: a picture that has its name, a loss that is noted or in a table."""
-    urls = {entry["name"]: entry["url"] for entry in read_records(root).to_pylist()}
-    there = {urls[path.name] for path in (root / "pictures").glob("*/[!.]*.jpg")}
+def finished(root: Path, paths: dict[str, str]) -> set[str]:
+    """What is done: a picture that has its name, a loss that is noted. ``paths``: of each name on the server."""
+    there = {paths[path.name] for path in (root / "pictures").glob("*/[!.]*.jpg")}
     for note in (root / "downloads").glob(".*.refused"):
-        there |= {json.loads(line)["url"] for line in note.read_text().splitlines() if line.endswith("}")}
-    return {url.removeprefix(server.url("")) for url in there}
+        lost = (json.loads(line) for line in note.read_text().splitlines() if line.endswith("}"))
+        there |= {urlsplit(line["url"]).path for line in lost}
+    return there
 
 
 def test_stopped_with_ctrl_c_it_says_so_and_goes_on(server: Server, root: Path, tmp_path: Path) -> None:
