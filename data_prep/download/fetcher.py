@@ -12,6 +12,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from http.client import responses
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -165,16 +166,16 @@ class Fetcher:
                 return await self._body(response)
         except asyncio.TimeoutError:
             raise Passing("not there within the deadline") from None
-        except (aiohttp.ClientError, OSError, UnicodeError) as error:
+        except (FetchError, ConfigError):
+            raise
+        except Exception as error:  # one strange answer must not end the run: see _explain
             raise _explain(error) from None
 
     def _check_status(self, response: aiohttp.ClientResponse, host: str) -> None:
         status = response.status
         if status == HTTPStatus.OK:
             return
-        reason = f"HTTP {status}"
-        if status in HTTPStatus._value2member_map_:
-            reason += f" {HTTPStatus(status).phrase}"
+        reason = f"HTTP {status} {responses.get(status, '')}".rstrip()
         if status in _GONE:
             raise Gone(reason)
         if status not in _PASSING and status < 500:
@@ -233,12 +234,12 @@ def _parse(text: str, base: URL | None = None) -> URL:
     try:
         url = URL(text)
         url = base.join(url) if base is not None else url
-        port = url.port
-    except ValueError:
+        host, port = url.host, url.port
+    except Exception:  # yarl stumbles over damage with ValueError, UnicodeError, IndexError
         raise Refused("not a URL") from None
     if url.scheme and url.scheme not in ("http", "https"):
         raise Refused("neither http nor https")
-    if not url.host or not port:
+    if not host or not port:
         raise Refused("not a URL")
     return url
 
@@ -274,4 +275,6 @@ def _explain(error: Exception) -> FetchError:
         return Passing("cut off before its end")
     if isinstance(error, aiohttp.ClientResponseError):
         return Passing("no HTTP in the answer")
-    return Passing("the connection broke")
+    if isinstance(error, (aiohttp.ClientError, OSError)):
+        return Passing("the connection broke")
+    return Refused(f"cannot be understood: {type(error).__name__}")

@@ -81,7 +81,7 @@ class _Photo(pydantic.BaseModel):
     ownername: Text = ""
     title: Text = ""
     tags: Text = ""
-    dateupload: int
+    dateupload: Annotated[int, pydantic.Field(ge=0, lt=1 << 40)]
 
 
 class _Page(pydantic.BaseModel):

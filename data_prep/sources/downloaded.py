@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import ClassVar
 
 import pyarrow as pa
 
@@ -18,7 +19,7 @@ PICTURES, TABLES, PLAN = "pictures", "downloads", "download.json"
 class Downloaded(Corpus):
     """A record that was not fetched is an input too: its reason is the input's error."""
 
-    columns: tuple[str, ...] = ("image_id", "path", "error")
+    columns: ClassVar[tuple[str, ...]] = ("image_id", "path", "error")
 
     def inputs(self) -> pa.Table:
         """The records in the order of the list, with the columns named in ``columns``.

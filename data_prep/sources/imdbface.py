@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +58,7 @@ class IMDbFace(Downloaded):
     shard_size: int
     labels: pa.StructType = LABELS
     label_name: str = "identity"
-    columns: tuple[str, ...] = ("image_id", "path", "error", "width", "height", "faces")
+    columns: ClassVar[tuple[str, ...]] = ("image_id", "path", "error", "width", "height", "faces")
 
     def inputs(self) -> pa.Table:
         """The pictures with their faces, the boxes in pixels of the picture that was fetched; raises as its base."""

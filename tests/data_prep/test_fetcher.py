@@ -16,6 +16,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from configs import ConfigError
@@ -146,6 +147,29 @@ def test_what_passes_is_tried_again(server: Server, first: Answer) -> None:
     server.answers["/picture"] = in_turn(first, send(PICTURE))
     assert get(server.url("/picture")) == PICTURE
     assert len(server.log) == 2
+
+
+def test_damaged_answers_raise_nothing_else(server: Server) -> None:
+    """Flipped, cut and doubled bytes in whole HTTP answers: a body or a reason comes, never another exception."""
+    heads = [
+        b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: 40\r\nContent-Encoding: gzip\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/a?b=c\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 503 Busy\r\nRetry-After: 0\r\nContent-Length: 0\r\nSet-Cookie: a=b; path=/\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n28\r\n",
+    ]
+    random = np.random.default_rng(0)
+    urls = []
+    for i in range(400):
+        data = bytearray(heads[i % len(heads)] + random.bytes(40) + b"\r\n0\r\n\r\n")
+        for _ in range(random.integers(1, 6)):
+            at = int(random.integers(len(data)))
+            data[at : at + int(random.integers(3))] = random.bytes(int(random.integers(4)))
+        server.answers[f"/{i}"] = raw(bytes(data))
+        urls.append(server.url(f"/{i}"))
+    results = fetch(fetcher(tries=1, deadline=20.0, give_up_after=10_000, longest_wait=1e9), *urls)
+    odd = [result for result in results if not isinstance(result, (bytes, FetchError))]
+    assert not odd
+    assert len({str(result) for result in results if isinstance(result, FetchError)}) > 4
 
 
 def test_redirects_are_followed(server: Server) -> None:
@@ -364,6 +388,10 @@ def test_an_absent_network_stops_the_command(server: Server) -> None:
         ("javascript:alert(1)", "neither http nor https"),
         ("http://no-such-host.invalid/", "no such host|the name server does not answer"),
         ("http://a..b/", "not a URL|no such host|the connection broke"),
+        ("//[::1]@/", "not a URL"),
+        ("http://xn--/", "not a URL"),
+        ("http://z\u00e9\u2024./", "not a URL"),
+        ("http://\ud800/", "not a URL"),
         ("http://exa mple.org/", "not a URL|no such host|the name server does not answer"),
         ("http://" + "a" * 300 + ".org/", "not a URL|no such host|the connection broke|no connection"),
     ],

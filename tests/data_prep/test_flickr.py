@@ -204,6 +204,9 @@ def test_the_placeholder_is_no_photograph(server: Server, tmp_path: Path) -> Non
         ({"secret": "a/../b"}, "secret: String should match pattern"),
         ({"server": "evil.example/"}, "server: String should match pattern"),
         ({"license": 0}, "photograph 7: licence 0 was not asked for"),
+        ({"dateupload": 10**30}, "dateupload: "),
+        ({"dateupload": "soon"}, "dateupload: "),
+        ({"id": {"a": []}}, "id: Input should be a valid string"),
         ({"owner": None}, "owner: Input should be a valid string"),
     ],
 )
