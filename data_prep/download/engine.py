@@ -80,9 +80,8 @@ class Downloader:
         parts = (records.slice(start, size) for start in range(0, len(records), size))
         shards = [table_shard(number, own) for number, own in enumerate(parts)]
         mine = shards[part]
-        unfinished(
-            self.stage, mine, len(shards), retry_failed
-        )  # another list is refused before anything is written
+        # Another list is refused before anything is written.
+        unfinished(self.stage, mine, len(shards), retry_failed)
         write_json(self.root / PLAN, {"shards": len(shards), "records": len(records)})
         # One process: the pace is kept per process, and the waiting is done by an event loop.
         run(self.stage, mine, len(shards), workers=1, retry_failed=retry_failed)
