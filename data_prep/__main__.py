@@ -13,6 +13,7 @@ from data_prep.config import DataPrepConfig
 from data_prep.pipeline import IN_PARTS, STAGES, Pipeline
 from data_prep.stage import WHOLE, parse_part
 
+DOWNLOAD = "download"
 ABOUT = """\
 Photographs to a set of face crops, in stages. Each continues where it stopped and does nothing when it is done.
 
@@ -23,6 +24,9 @@ stages:
   write     all crops as an FFCV file with labels and a manifest                  -> set.beton, .parquet, .json
   report    counts, failures, histograms, contact sheets                          -> report/index.html
   all       the five in a row (default)
+
+before them, for sources that are lists of addresses (flickr, imdb_face); it alone goes to the network:
+  download  search and fetch the pictures that are not there yet                  -> the folder source.path
 
 examples:
   python -m data_prep ~/pictures
@@ -54,17 +58,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=parse_part,
         default=WHOLE,
         metavar="I/N",
-        help=f"only the shards whose number %% N is I ({', '.join(IN_PARTS)}); the N parts may run at once",
+        help=f"only the shards whose number %% N is I ({', '.join((*IN_PARTS, DOWNLOAD))}); "
+        "the N parts may run at once",
     )
     args = parser.parse_intermixed_args(argv)
-    stage, *rest = args.words if args.words[0] in (*STAGES, "all") else ("all", *args.words)
+    stage, *rest = args.words if args.words[0] in (*STAGES, "all", DOWNLOAD) else ("all", *args.words)
     if not rest:
         parser.error(f"after '{stage}' give a config file or a folder of pictures")
-    if args.part != WHOLE and stage not in IN_PARTS:
+    if args.part != WHOLE and stage not in (*IN_PARTS, DOWNLOAD):
         parser.error(
             f"--part goes with {', '.join(IN_PARTS)}; run '{stage}' without it when all parts are done"
         )
     args.stages = STAGES if stage == "all" else (stage,)
+    args.download = stage == DOWNLOAD
     args.source, *args.overrides = rest
     return args
 
@@ -86,6 +92,14 @@ def main() -> None:
     config = load_config(args.source, args.overrides)
     if not str(config.output).strip("."):
         raise ConfigError("output: name a folder of its own, for example output=runs/data/mine")
+    if args.download:
+        from data_prep.download.command import download  # here: no other stage needs the network
+
+        counts = download(config, args.retry_failed, args.part)
+        print(
+            f"{config.source.kind}: {', '.join(f'{count} {status}' for status, count in counts.most_common())}"
+        )
+        return
     Pipeline(config, args.retry_failed, args.part).run(args.stages)
     report = config.output / "report" / "index.html"
     print(f"report: {report}" if report.exists() else f"done: {config.output}")

@@ -11,15 +11,25 @@ from pydantic import Field, model_validator
 from configs import Config
 from data_prep.crop import CropConfig
 from data_prep.detect import DetectConfig, KeepConfig
+from data_prep.download.config import DownloadConfig
 from data_prep.sources.affectnet import AffectNetConfig
+from data_prep.sources.flickr import FlickrConfig
 from data_prep.sources.folder import FolderConfig
+from data_prep.sources.imdbface import IMDbFaceConfig
 from data_prep.sources.synthetic import SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2Config
 from data_prep.sources.w300lp import W300LPConfig
 from data_prep.sources.widerface import WiderFaceConfig
 
 SourceConfig = (
-    FolderConfig | SyntheticSourceConfig | VGGFace2Config | WiderFaceConfig | W300LPConfig | AffectNetConfig
+    FolderConfig
+    | SyntheticSourceConfig
+    | VGGFace2Config
+    | WiderFaceConfig
+    | W300LPConfig
+    | AffectNetConfig
+    | FlickrConfig
+    | IMDbFaceConfig
 )
 
 
@@ -36,6 +46,8 @@ class DataPrepConfig(Config):
     """Which detections become crops."""
     crop: CropConfig = CropConfig()
     """The crops."""
+    download: DownloadConfig = DownloadConfig()
+    """How 'python -m data_prep download' fetches pictures."""
     shard_size: int = Field(256, ge=1)
     """Pictures a shard: the unit of work, of retry and of resume."""
     workers: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1)

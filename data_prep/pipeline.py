@@ -14,7 +14,9 @@ from data_prep.config import DataPrepConfig, flatten
 from data_prep.files import atomic_write, digest, write_json
 from data_prep.sources import Source
 from data_prep.sources.affectnet import AffectNet, AffectNetConfig
+from data_prep.sources.flickr import Flickr, FlickrConfig
 from data_prep.sources.folder import Folder, FolderConfig
+from data_prep.sources.imdbface import IMDbFace, IMDbFaceConfig
 from data_prep.sources.synthetic import Synthetic, SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2, VGGFace2Config
 from data_prep.sources.w300lp import W300LP, W300LPConfig
@@ -101,7 +103,7 @@ class Pipeline:
             image_size=self.config.crop.image_size,
             label_name=self.source.label_name,
             source=self.source_note(),
-            config_hash=config_hash(self.config, exclude={"workers"}),
+            config_hash=config_hash(self.config, exclude={"workers", "download"}),
             retry_failed=self.retry_failed,
         )
 
@@ -219,6 +221,8 @@ _ADAPTERS: dict[type, Callable[[Any, int], Source]] = {
     WiderFaceConfig: WiderFace,
     W300LPConfig: W300LP,
     AffectNetConfig: AffectNet,
+    FlickrConfig: Flickr,
+    IMDbFaceConfig: IMDbFace,
 }
 
 

@@ -48,7 +48,7 @@ class Corpus(ABC):
         if not len(table):
             raise ConfigError(f"source.path={self.root}: nothing of this corpus is there; check the path")
         parts = (table.slice(start, self.shard_size) for start in range(0, len(table), self.shard_size))
-        return [_shard(number, part) for number, part in enumerate(parts)]
+        return [table_shard(number, part) for number, part in enumerate(parts)]
 
     def pictures(self, shard: Shard) -> Iterator[Found]:
         """The inputs of one shard."""
@@ -82,7 +82,8 @@ def visible_files(folder: Path) -> Iterator[os.DirEntry[str]]:
         yield from (entry for entry in entries if not entry.name.startswith("."))
 
 
-def _shard(number: int, part: pa.Table) -> Shard:
+def table_shard(number: int, part: pa.Table) -> Shard:
+    """A shard whose payload is its own rows, as an Arrow stream."""
     # Copied out of the whole: the bytes of a slice hold what comes after it, too.
     own = part.take(pa.array(range(len(part)))).combine_chunks()
     sink = pa.BufferOutputStream()
