@@ -17,6 +17,7 @@ from data_prep.sources.synthetic import SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2Config
 from data_prep.sources.w300lp import W300LPConfig
 from data_prep.sources.widerface import WiderFaceConfig
+from data_prep.write import WriteConfig
 
 SourceConfig = (
     FolderConfig | SyntheticSourceConfig | VGGFace2Config | WiderFaceConfig | W300LPConfig | AffectNetConfig
@@ -36,6 +37,8 @@ class DataPrepConfig(Config):
     """Which detections become crops."""
     crop: CropConfig = CropConfig()
     """The crops."""
+    write: WriteConfig = WriteConfig()
+    """The set."""
     shard_size: int = Field(256, ge=1)
     """Pictures a shard: the unit of work, of retry and of resume."""
     workers: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1)

@@ -98,10 +98,11 @@ class Pipeline:
             self.config.output,
             self.crops.folder,
             commits,
-            image_size=self.config.crop.image_size,
             label_name=self.source.label_name,
             source=self.source_note(),
             config_hash=config_hash(self.config, exclude={"workers"}),
+            crop=self.config.crop.model_dump(),
+            storage=self.config.write.storage,
             retry_failed=self.retry_failed,
         )
 
@@ -137,7 +138,8 @@ class Pipeline:
         path = self.config.output / "set.beton"
         crops = self.crops.commits(len(self.shards))
         return path.with_suffix(".json").exists() and (
-            read_manifest(path).inputs == inputs_hash(crops, self.source.label_name)
+            read_manifest(path).inputs
+            == inputs_hash(crops, self.source.label_name, self.config.write.storage)
         )
 
     def _report_inputs(self) -> str:

@@ -92,10 +92,10 @@ def _rejected_sheet(pipeline: Pipeline, tables: Tables) -> Iterator[dict[str, An
         picture = pictures[row["image_id"]]
         try:
             pixels = np.asarray(read_picture(picture["path"], picture["sha256"]))
+            image = crop(pixels, crop_affine(row, pipeline.config.crop), pipeline.config.crop)
         except PictureError:
             continue  # the source may be gone by now; the report of the tables still holds
-        affine = crop_affine(np.array(row["box"], np.float32), pipeline.config.crop)
-        yield row | {"image": _thumbnail(crop(pixels, affine, pipeline.config.crop))}
+        yield row | {"image": _thumbnail(image)}
 
 
 def _thumbnail(image: Image.Image) -> str:

@@ -176,6 +176,9 @@ def _ffcv() -> Callable[[Beton, int, Images], None]:
         raise ConfigError(f"data.decoder: ffcv cannot be imported ({error}); write pillow") from None
 
     def decode(beton: Beton, row: int, out: Images) -> None:
+        if beton.is_raw(row):
+            out[:] = beton.image(row)
+            return
         side = len(out)
         if imdecode(beton.stored(row), out, side, side, side, side, 0, 0, 1, 1, False, False):
             raise OSError(f"{beton.path}: row {row} is no whole JPEG; copy the file again, or write it again")
