@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +26,10 @@ stages:
   report    counts, failures, histograms, contact sheets                          -> report/index.html
   all       the five in a row (default)
 
+sets out of sets (each has its own --help):
+  subset    some rows of a set at random, as a file of row numbers
+  union     the crops of several runs as one set
+
 examples:
   python -m data_prep ~/pictures
   python -m data_prep ~/pictures keep.min_size=60 output=runs/data/large
@@ -32,6 +38,10 @@ examples:
 the same on four machines; each stage starts when all parts of the one before are done, write and report run once:
   python -m data_prep detect configs/data/folder.yaml source.path=~/pictures --part 0/4      (and 1/4, 2/4, 3/4)
 """
+
+
+OTHERS = ("subset", "union")
+"""Commands with a module and arguments of their own."""
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -82,6 +92,9 @@ def load_config(source: str, overrides: Sequence[str]) -> DataPrepConfig:
 
 def main() -> None:
     """Run the stages of the command line; the last line tells where the report is."""
+    if sys.argv[1:] and sys.argv[1] in OTHERS:
+        importlib.import_module(f"data_prep.{sys.argv[1]}").main(sys.argv[2:])
+        return
     args = parse()
     config = load_config(args.source, args.overrides)
     if not str(config.output).strip("."):
