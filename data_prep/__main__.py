@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,6 +97,7 @@ def main() -> None:
         importlib.import_module(f"data_prep.{sys.argv[1]}").main(sys.argv[2:])
         return
     args = parse()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = load_config(args.source, args.overrides)
     if not str(config.output).strip("."):
         raise ConfigError("output: name a folder of its own, for example output=runs/data/mine")

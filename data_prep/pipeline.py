@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from configs import config_hash, dump
-from data_prep import crop, detect, listing
+from data_prep import crop, detect, listing, published
 from data_prep.beton import SourceNote, read_manifest
 from data_prep.config import DataPrepConfig, flatten
 from data_prep.files import atomic_write, digest, write_json
@@ -27,7 +28,8 @@ IN_PARTS = ("list", "detect", "crop")
 STAGES = (*IN_PARTS, "write", "report")
 # How the work is spread is no part of what is made.
 SPEED = frozenset({"batch", "device"})
-REPORT_VERSION = 1
+REPORT_VERSION = 2
+_log = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -74,9 +76,11 @@ class Pipeline:
 
     def list(self) -> None:
         """The image table."""
-        self._run(self.images)
+        news = self._run(self.images)
         if self.part == WHOLE:
             self._quarantine(self.images)
+            if news and self.source.published:
+                _log.info("%s: %s", self.config.source.kind, published.describe(self.published()))
 
     def detect(self) -> None:
         """The face table."""
@@ -162,6 +166,10 @@ class Pipeline:
             images=sum(shard.size for shard in self.shards),
         )
 
+    def published(self) -> Sequence[dict[str, Any]]:
+        """The counts that the source is published with against the image table; see ``published.compare``."""
+        return published.compare(self.source, self.images.folder, len(self.shards))
+
     def _quarantine(self, *stages: Stage) -> None:
         """quarantine.json: every picture that cannot be used, and why."""
         if not self._quarantine_is_current(*stages):
@@ -185,8 +193,8 @@ class Pipeline:
                 name = row["image_id"]
                 yield {"image_id": name, "path": paths[name], "stage": stage.name, "reason": row["error"]}
 
-    def _run(self, stage: Stage, *before: Stage) -> None:
-        run(
+    def _run(self, stage: Stage, *before: Stage) -> bool:
+        return run(
             stage,
             self._after(*before),
             len(self.shards),

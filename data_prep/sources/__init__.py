@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
@@ -24,6 +24,22 @@ class Found:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Published:
+    """A count that a corpus is published with: of its pictures, its annotated faces, or the people in them."""
+
+    what: str
+    """In words, for example "pictures of train"."""
+    count: int
+    origin: str
+    """Where the number is from, and whether that was looked up."""
+    of: Literal["pictures", "faces", "identities"] = "pictures"
+    prefix: str = ""
+    """Only those whose ``image_id`` starts so."""
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    """Only faces with these labels."""
+
+
 class Source(Protocol):
     """What a corpus has to offer; ``data_prep.sources.folder`` is the shortest example."""
 
@@ -34,6 +50,10 @@ class Source(Protocol):
     @property
     def label_name(self) -> str:
         """The integer annotation that becomes the .beton's label, or "none"."""
+
+    @property
+    def published(self) -> tuple[Published, ...]:
+        """The counts that are published of what the configuration asks for; none where there are none."""
 
     def shards(self) -> list[Shard]:
         """All inputs in a stable order, cut into shards. Opens no picture."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs import ConfigError
-from data_prep.sources import Found
+from data_prep.sources import Found, Published
 from data_prep.stage import Shard
 from data_prep.tables import vector
 
@@ -37,6 +37,11 @@ class Corpus(ABC):
         """The corpus's folder."""
         path: Path = self.config.path
         return path
+
+    @property
+    def published(self) -> tuple[Published, ...]:
+        """The counts that the chosen parts are published with."""
+        return ()
 
     @abstractmethod
     def inputs(self) -> pa.Table:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from configs import Config, ConfigError
 from data_prep.files import digest
-from data_prep.sources import Found
+from data_prep.sources import Found, Published
 from data_prep.stage import Shard
 from data_prep.tables import NO_LABELS
 
@@ -40,6 +40,7 @@ class Folder:
     shard_size: int
     labels: pa.StructType = NO_LABELS
     label_name: str = "none"
+    published: tuple[Published, ...] = ()
 
     def shards(self) -> list[Shard]:
         """Every file that matches, by name, in any depth."""

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from configs import Config
 from data_prep.files import digest
-from data_prep.sources import Found
+from data_prep.sources import Found, Published
 from data_prep.stage import Shard
 from data_prep.synthetic.config import SyntheticConfig
 from data_prep.tables import vector
@@ -68,6 +68,7 @@ class Synthetic:
     folder: Path
     labels: pa.StructType = LABELS
     label_name: str = "identity"
+    published: tuple[Published, ...] = ()
 
     def shards(self) -> list[Shard]:
         """Ranges of picture numbers."""
