@@ -52,7 +52,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=ABOUT,
         epilog="fields of the config, with [default]:\n" + cli.describe(DataPrepConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="python -m data_prep [STAGE] CONFIG_OR_FOLDER [field=value ...] [--retry-failed] [--part I/N]",
+        usage="python -m data_prep [STAGE] CONFIG_OR_FOLDER [field=value ...] [--retry-failed] [--part I/N] "
+        "[--from-list FILE]",
     )
     parser.add_argument("words", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument(
@@ -67,6 +68,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="I/N",
         help=f"only the shards whose number %% N is I ({', '.join(IN_PARTS)}); the N parts may run at once",
     )
+    parser.add_argument(
+        "--from-list",
+        metavar="FILE",
+        help="only the pictures of this published list, report/list.csv.gz of another run: CSV with image_id,sha256",
+    )
     args = parser.parse_intermixed_args(argv)
     stage, *rest = args.words if args.words[0] in (*STAGES, "all") else ("all", *args.words)
     if not rest:
@@ -77,6 +83,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         )
     args.stages = STAGES if stage == "all" else (stage,)
     args.source, *args.overrides = rest
+    if args.from_list:
+        args.overrides.append(f"from_list={json.dumps(args.from_list)}")
     return args
 
 

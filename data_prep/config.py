@@ -31,6 +31,8 @@ class DataPrepConfig(Config):
     """The folder that everything is written to."""
     source: Annotated[SourceConfig, Field(discriminator="kind")]
     """Where the pictures come from."""
+    from_list: Path | None = None
+    """A published list, CSV with the header image_id,sha256: take these pictures only, if they are still the same."""
     detect: DetectConfig = DetectConfig()
     """Face detection."""
     keep: KeepConfig = KeepConfig()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -12,10 +13,11 @@ from configs import config_hash, dump
 from data_prep import crop, detect, listing, published
 from data_prep.beton import SourceNote, read_manifest
 from data_prep.config import DataPrepConfig, flatten
-from data_prep.files import atomic_write, digest, write_json
-from data_prep.sources import Source
+from data_prep.files import atomic_write, digest, sha256_file, write_json
+from data_prep.sources import Searchable, Source
 from data_prep.sources.affectnet import AffectNet, AffectNetConfig
 from data_prep.sources.folder import Folder, FolderConfig
+from data_prep.sources.selected import Selected
 from data_prep.sources.synthetic import Synthetic, SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2, VGGFace2Config
 from data_prep.sources.w300lp import W300LP, W300LPConfig
@@ -44,8 +46,11 @@ class Pipeline:
         self.retry_failed = retry_failed
         self.part = part
         self.source = open_source(config)
+        self.shards = self.source.shards()
         images, faces, crops = (config.output / name for name in ("images", "faces", "crops"))
         listed = flatten(config.source, "source") | {"shard_size": config.shard_size}
+        if config.from_list:
+            listed["from_list"] = sha256_file(config.from_list)
         detected = flatten(config.detect, "detect", SPEED) | flatten(config.keep, "keep")
         self.images = Stage(
             "list", images, listing.VERSION, listed, partial(listing.list_shard, self.source, images)
@@ -64,7 +69,6 @@ class Pipeline:
             flatten(config.crop, "crop"),
             partial(crop.crop_shard, images, faces, config.crop, self.source.labels),
         )
-        self.shards = self.source.shards()
 
     def run(self, stages: Sequence[str]) -> None:
         """Do ``stages`` in order; then leave the resolved configuration beside what it made."""
@@ -81,6 +85,9 @@ class Pipeline:
             self._quarantine(self.images)
             if news and self.source.published:
                 _log.info("%s: %s", self.config.source.kind, published.describe(self.published()))
+            if news and (figures := self.from_list()):
+                words = ", ".join(f"{count:,} {name}" for name, count in figures.items())
+                _log.info("%s: %s", self.config.from_list, words)
 
     def detect(self) -> None:
         """The face table."""
@@ -166,6 +173,13 @@ class Pipeline:
             images=sum(shard.size for shard in self.shards),
         )
 
+    def from_list(self) -> dict[str, int] | None:
+        """What became of the published list, see :meth:`Selected.figures`; None where there is none."""
+        if not isinstance(self.source, Selected):
+            return None
+        errors = sum((Counter(c.errors) for c in self.images.commits(len(self.shards))), Counter[str]())
+        return self.source.figures(errors)
+
     def published(self) -> Sequence[dict[str, Any]]:
         """The counts that the source is published with against the image table; see ``published.compare``."""
         return published.compare(self.source, self.images.folder, len(self.shards))
@@ -216,14 +230,19 @@ class Pipeline:
 
 
 def open_source(config: DataPrepConfig) -> Source:
-    """The adapter of ``config.source``."""
+    """The adapter of ``config.source``; of a published list's pictures only, where there is one."""
+    source = _adapter(config)
+    return Selected(source, config.from_list, config.shard_size) if config.from_list else source
+
+
+def _adapter(config: DataPrepConfig) -> Searchable:
     if isinstance(config.source, SyntheticSourceConfig):
         return Synthetic(config.source, config.shard_size, config.output / "pictures")
-    adapter: Callable[[Any, int], Source] = _ADAPTERS[type(config.source)]
+    adapter: Callable[[Any, int], Searchable] = _ADAPTERS[type(config.source)]
     return adapter(config.source, config.shard_size)
 
 
-_ADAPTERS: dict[type, Callable[[Any, int], Source]] = {
+_ADAPTERS: dict[type, Callable[[Any, int], Searchable]] = {
     FolderConfig: Folder,
     VGGFace2Config: VGGFace2,
     WiderFaceConfig: WiderFace,

@@ -22,6 +22,8 @@ class Found:
     path: Path
     annotations: tuple[dict[str, Any], ...] = ()
     error: str = ""
+    sha256: str = ""
+    """Of the bytes that a published list promises; empty: whatever is there is right."""
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,13 @@ class Source(Protocol):
 
     def pictures(self, shard: Shard) -> Iterator[Found]:
         """The inputs of one shard, in order."""
+
+
+class Searchable(Source, Protocol):
+    """A source out of which single pictures can be taken."""
+
+    def ids(self, shard: Shard) -> list[str]:
+        """The ``image_id`` of each input of a shard, in order. Opens no picture."""
+
+    def pick(self, shard: Shard, places: list[int]) -> Shard:
+        """The shard with only the inputs at ``places`` of :meth:`ids`, in order."""

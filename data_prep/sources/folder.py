@@ -63,6 +63,14 @@ class Folder:
         inputs = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]
         return Shard(number, len(names), digest(inputs), names)
 
+    def ids(self, shard: Shard) -> list[str]:
+        """The names of the files of a shard."""
+        return [*shard.payload]
+
+    def pick(self, shard: Shard, places: list[int]) -> Shard:
+        """Some files of a shard."""
+        return self._shard(shard.number, [shard.payload[place] for place in places])
+
     def pictures(self, shard: Shard) -> Iterator[Found]:
         """The files of one shard."""
         for name in shard.payload:
