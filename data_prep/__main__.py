@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +31,10 @@ stages:
 before them, for sources that are lists of addresses (flickr, imdb_face); it alone goes to the network:
   download  search and fetch the pictures that are not there yet                  -> the folder source.path
 
+sets out of sets (each has its own --help):
+  subset    some rows of a set at random, as a file of row numbers
+  union     the crops of several runs as one set
+
 examples:
   python -m data_prep ~/pictures
   python -m data_prep ~/pictures keep.min_size=60 output=runs/data/large
@@ -38,6 +45,10 @@ the same on four machines; each stage starts when all parts of the one before ar
 """
 
 
+OTHERS = ("subset", "union")
+"""Commands with a module and arguments of their own."""
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -45,7 +56,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=ABOUT,
         epilog="fields of the config, with [default]:\n" + cli.describe(DataPrepConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="python -m data_prep [STAGE] CONFIG_OR_FOLDER [field=value ...] [--retry-failed] [--part I/N]",
+        usage="python -m data_prep [STAGE] CONFIG_OR_FOLDER [field=value ...] [--retry-failed] [--part I/N] "
+        "[--from-list FILE]",
     )
     parser.add_argument("words", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument(
@@ -61,6 +73,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"only the shards whose number %% N is I ({', '.join((*IN_PARTS, DOWNLOAD))}); "
         "the N parts may run at once",
     )
+    parser.add_argument(
+        "--from-list",
+        metavar="FILE",
+        help="only the pictures of this published list, report/list.csv.gz of another run: CSV with image_id,sha256",
+    )
     args = parser.parse_intermixed_args(argv)
     stage, *rest = args.words if args.words[0] in (*STAGES, "all", DOWNLOAD) else ("all", *args.words)
     if not rest:
@@ -72,6 +89,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args.stages = STAGES if stage == "all" else (stage,)
     args.download = stage == DOWNLOAD
     args.source, *args.overrides = rest
+    if args.from_list:
+        args.overrides.append(f"from_list={json.dumps(args.from_list)}")
     return args
 
 
@@ -88,7 +107,11 @@ def load_config(source: str, overrides: Sequence[str]) -> DataPrepConfig:
 
 def main() -> None:
     """Run the stages of the command line; the last line tells where the report is."""
+    if sys.argv[1:] and sys.argv[1] in OTHERS:
+        importlib.import_module(f"data_prep.{sys.argv[1]}").main(sys.argv[2:])
+        return
     args = parse()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = load_config(args.source, args.overrides)
     if not str(config.output).strip("."):
         raise ConfigError("output: name a folder of its own, for example output=runs/data/mine")

@@ -18,14 +18,14 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 
 from configs import ConfigError
 from data_prep.files import atomic_write, sha256_file, write_json
@@ -34,7 +34,8 @@ FORMAT_VERSION = 2
 PAGE_SIZE = 1 << 23
 """FFCV's default. An image never crosses the end of a page."""
 INT_FIELD, IMAGE_FIELD = 1, 2
-JPEG_MODE = 0
+JPEG_MODE, RAW_MODE = 0, 1
+Storage = Literal["jpeg", "raw"]
 
 HEADER = np.dtype(
     [
@@ -63,6 +64,10 @@ class SourceNote(pydantic.BaseModel):
     kind: str
     synthetic: bool
     images: int
+    faces: int | None = None
+    """Of a union: rows that came from here."""
+    identity_offset: int = 0
+    """Of a union: what was added to the identities."""
 
 
 class FaceSize(pydantic.BaseModel):
@@ -92,6 +97,11 @@ class Manifest(pydantic.BaseModel):
     inputs: str = ""
     """Hash of the tables that the set was made from."""
     face_size: FaceSize | None = None
+    crop: dict[str, Any] = {}
+    """How the faces were cut: the fields of ``crop`` as they were."""
+    storage: Storage = "jpeg"
+    decoder: str = ""
+    """What made the pixels of a raw set from its JPEG files."""
 
 
 def write_beton(
@@ -106,6 +116,8 @@ def write_beton(
     config_hash: str = "",
     inputs: str = "",
     face_size: FaceSize | None = None,
+    crop: dict[str, Any] | None = None,
+    storage: Storage = "jpeg",
 ) -> Manifest:
     """Write a verified .beton and its manifest, each by a temporary and a rename.
 
@@ -120,6 +132,8 @@ def write_beton(
         config_hash: Of the configuration that made them.
         inputs: Hash of the tables that they were taken from.
         face_size: Statistics of the faces in their pictures.
+        crop: How they were cut.
+        storage: The JPEG files as they are, or the pixels that Pillow decodes from them.
 
     Raises:
         ConfigError: no samples, an image of another size, or not as many images as labels.
@@ -131,6 +145,9 @@ def write_beton(
     if not len(metadata):
         raise ConfigError(f"{path}: there is no face to write; see the report for what was rejected and why")
     with atomic_write(path, "w+b") as file:
+        if storage == "raw":
+            metadata["image"]["mode"] = RAW_MODE
+            jpegs = (_pixels(jpeg).tobytes() for jpeg in jpegs)
         digests = _write(file, jpegs, metadata)
         file.flush()
         _verify(Path(file.name), digests, image_size)
@@ -144,29 +161,32 @@ def write_beton(
         config_hash=config_hash,
         inputs=inputs,
         face_size=face_size,
+        crop=crop or {},
+        storage=storage,
+        decoder=_decoder() if storage == "raw" else "",
     )
     write_json(path.with_suffix(".json"), manifest.model_dump())
     return manifest
 
 
-def _write(file: IO[bytes], jpegs: Iterable[bytes], metadata: np.ndarray) -> list[bytes]:
+def _write(file: IO[bytes], images: Iterable[bytes], metadata: np.ndarray) -> list[bytes]:
     """Fill ``file``; returns the SHA-256 of each image."""
     allocations = np.zeros(len(metadata), ALLOCATION)
     allocations["sample_id"] = np.arange(len(metadata))
     digests = []
     # The pages start at a multiple of the page size, after the metadata.
     position = -(-(METADATA_START + metadata.nbytes) // PAGE_SIZE) * PAGE_SIZE
-    for i, jpeg in enumerate(jpegs):
+    for i, image in enumerate(images):
         if i == len(metadata):
             raise ConfigError(f"{file.name}: more images than the {len(metadata)} labels")
         left = -position % PAGE_SIZE or PAGE_SIZE
-        if len(jpeg) > left:
+        if len(image) > left:
             position += left
         file.seek(position)
-        file.write(jpeg)
-        allocations[i]["ptr"], allocations[i]["size"] = position, len(jpeg)
-        digests.append(hashlib.sha256(jpeg).digest())
-        position += len(jpeg)
+        file.write(image)
+        allocations[i]["ptr"], allocations[i]["size"] = position, len(image)
+        digests.append(hashlib.sha256(image).digest())
+        position += len(image)
     if len(digests) != len(metadata):
         raise ConfigError(f"{file.name}: {len(digests)} images for {len(metadata)} labels")
     metadata["image"]["data_ptr"] = allocations["ptr"]
@@ -194,7 +214,7 @@ def _verify(path: Path, digests: list[bytes], image_size: int) -> None:
     beton = Beton(path)
 
     def check(i: int) -> None:
-        if hashlib.sha256(beton.jpeg(i)).digest() != digests[i]:
+        if hashlib.sha256(beton.stored(i).tobytes()).digest() != digests[i]:
             raise OSError(f"{path}: row {i} read back different from what was written; check the disk")
         if beton.image(i).shape != (image_size, image_size, 3):
             raise ConfigError(f"{path}: row {i} is {beton.image(i).shape}, not {image_size} squared RGB")
@@ -205,8 +225,17 @@ def _verify(path: Path, digests: list[bytes], image_size: int) -> None:
             pass
 
 
+def _pixels(jpeg: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _decoder() -> str:
+    return f"Pillow {Image.__version__}, libjpeg-turbo {features.version_feature('libjpeg_turbo')}"
+
+
 class Beton:
-    """A .beton written by :func:`write_beton`, or by FFCV with the same fields and JPEG images.
+    """A .beton written by :func:`write_beton`, or by FFCV with the same fields.
 
     ``len(beton)`` samples; thread-safe; the file is mapped, not loaded.
 
@@ -234,6 +263,7 @@ class Beton:
         self._starts = self._metadata["image"]["data_ptr"]
         self._sizes = np.zeros(count, np.int64)
         self._sizes[allocations["sample_id"]] = allocations["size"]
+        self._raw = self._metadata["image"]["mode"] == RAW_MODE
 
     def _refused(self, reason: str) -> ConfigError:
         return ConfigError(f"{self.path}: {reason}; write it again with 'python -m data_prep write CONFIG'")
@@ -248,17 +278,29 @@ class Beton:
         return len(self._metadata)
 
     def stored(self, i: int) -> NDArray[np.uint8]:
-        """The stored JPEG file of sample ``i``, not copied."""
+        """The stored JPEG file of sample ``i``, or its pixels in one row, not copied."""
         return np.frombuffer(self._bytes, np.uint8, self._sizes[i], self._starts[i])
 
+    def is_raw(self, i: int) -> bool:
+        """Are the pixels of sample ``i`` stored, rather than a JPEG file?"""
+        return bool(self._raw[i])
+
     def jpeg(self, i: int) -> bytes:
-        """The stored JPEG file of sample ``i``."""
-        return self.stored(i).tobytes()
+        """The stored JPEG file of sample ``i``; of a raw one, its pixels encoded with quality 95."""
+        if not self.is_raw(i):
+            return self.stored(i).tobytes()
+        buffer = io.BytesIO()
+        Image.fromarray(self.image(i)).save(buffer, "JPEG", quality=95, subsampling=0)
+        return buffer.getvalue()
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """(S, S, 3) uint8 RGB, decoded by Pillow."""
-        with Image.open(io.BytesIO(self.jpeg(i))) as image:
-            return np.asarray(image.convert("RGB"))
+        """(S, S, 3) uint8 RGB, decoded by Pillow; as it is stored, not copied, where it is raw."""
+        if self.is_raw(i):
+            height, width = (int(self._metadata["image"][side][i]) for side in ("height", "width"))
+            if self._sizes[i] != height * width * 3:
+                raise self._refused(f"row {i} has {self._sizes[i]} bytes for {height} x {width} RGB pixels")
+            return self.stored(i).reshape(height, width, 3)
+        return _pixels(self.jpeg(i))
 
     def column(self, name: str) -> NDArray[np.int64]:
         """(N,) int64: the field "index" or "label"."""

@@ -20,6 +20,7 @@ from data_prep.sources.synthetic import SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2Config
 from data_prep.sources.w300lp import W300LPConfig
 from data_prep.sources.widerface import WiderFaceConfig
+from data_prep.write import WriteConfig
 
 SourceConfig = (
     FolderConfig
@@ -40,12 +41,16 @@ class DataPrepConfig(Config):
     """The folder that everything is written to."""
     source: Annotated[SourceConfig, Field(discriminator="kind")]
     """Where the pictures come from."""
+    from_list: Path | None = None
+    """A published list, CSV with the header image_id,sha256: take these pictures only, if they are still the same."""
     detect: DetectConfig = DetectConfig()
     """Face detection."""
     keep: KeepConfig = KeepConfig()
     """Which detections become crops."""
     crop: CropConfig = CropConfig()
     """The crops."""
+    write: WriteConfig = WriteConfig()
+    """The set."""
     download: DownloadConfig = DownloadConfig()
     """How 'python -m data_prep download' fetches pictures."""
     shard_size: int = Field(256, ge=1)

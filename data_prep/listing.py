@@ -12,6 +12,7 @@ import pyarrow as pa
 from data_prep.files import read_commit
 from data_prep.images import PictureError, decode_picture, difference_hash, read_bytes
 from data_prep.sources import Found, Source
+from data_prep.sources.selected import DIFFERS
 from data_prep.stage import Shard
 from data_prep.tables import image_schema, read_shard, table_of
 
@@ -37,6 +38,8 @@ def _row(found: Found, good: Mapping[tuple[str, str], dict[str, Any]]) -> dict[s
     try:
         data = read_bytes(found.path)
         row["sha256"] = hashlib.sha256(data).hexdigest()
+        if found.sha256 and row["sha256"] != found.sha256:
+            return row | {"status": "failed", "error": DIFFERS}
         if same := good.get((found.image_id, row["sha256"])):
             return {name: row.get(name, value) for name, value in same.items()}  # its labels may be new
         image = decode_picture(data)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from configs import config_hash, dump
-from data_prep import crop, detect, listing
+from data_prep import crop, detect, listing, published
 from data_prep.beton import SourceNote, read_manifest
 from data_prep.config import DataPrepConfig, flatten
-from data_prep.files import atomic_write, digest, write_json
-from data_prep.sources import Source
+from data_prep.files import atomic_write, digest, sha256_file, write_json
+from data_prep.sources import Searchable, Source
 from data_prep.sources.affectnet import AffectNet, AffectNetConfig
 from data_prep.sources.flickr import Flickr, FlickrConfig
 from data_prep.sources.folder import Folder, FolderConfig
 from data_prep.sources.imdbface import IMDbFace, IMDbFaceConfig
+from data_prep.sources.selected import Selected
 from data_prep.sources.synthetic import Synthetic, SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2, VGGFace2Config
 from data_prep.sources.w300lp import W300LP, W300LPConfig
@@ -29,7 +32,8 @@ IN_PARTS = ("list", "detect", "crop")
 STAGES = (*IN_PARTS, "write", "report")
 # How the work is spread is no part of what is made.
 SPEED = frozenset({"batch", "device"})
-REPORT_VERSION = 1
+REPORT_VERSION = 2
+_log = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -44,8 +48,11 @@ class Pipeline:
         self.retry_failed = retry_failed
         self.part = part
         self.source = open_source(config)
+        self.shards = self.source.shards()
         images, faces, crops = (config.output / name for name in ("images", "faces", "crops"))
         listed = flatten(config.source, "source") | {"shard_size": config.shard_size}
+        if config.from_list:
+            listed["from_list"] = sha256_file(config.from_list)
         detected = flatten(config.detect, "detect", SPEED) | flatten(config.keep, "keep")
         self.images = Stage(
             "list", images, listing.VERSION, listed, partial(listing.list_shard, self.source, images)
@@ -64,7 +71,6 @@ class Pipeline:
             flatten(config.crop, "crop"),
             partial(crop.crop_shard, images, faces, config.crop, self.source.labels),
         )
-        self.shards = self.source.shards()
 
     def run(self, stages: Sequence[str]) -> None:
         """Do ``stages`` in order; then leave the resolved configuration beside what it made."""
@@ -76,9 +82,14 @@ class Pipeline:
 
     def list(self) -> None:
         """The image table."""
-        self._run(self.images)
+        news = self._run(self.images)
         if self.part == WHOLE:
             self._quarantine(self.images)
+            if news and self.source.published:
+                _log.info("%s: %s", self.config.source.kind, published.describe(self.published()))
+            if news and (figures := self.from_list()):
+                words = ", ".join(f"{count:,} {name}" for name, count in figures.items())
+                _log.info("%s: %s", self.config.from_list, words)
 
     def detect(self) -> None:
         """The face table."""
@@ -100,10 +111,11 @@ class Pipeline:
             self.config.output,
             self.crops.folder,
             commits,
-            image_size=self.config.crop.image_size,
             label_name=self.source.label_name,
             source=self.source_note(),
             config_hash=config_hash(self.config, exclude={"workers", "download"}),
+            crop=self.config.crop.model_dump(),
+            storage=self.config.write.storage,
             retry_failed=self.retry_failed,
         )
 
@@ -139,7 +151,8 @@ class Pipeline:
         path = self.config.output / "set.beton"
         crops = self.crops.commits(len(self.shards))
         return path.with_suffix(".json").exists() and (
-            read_manifest(path).inputs == inputs_hash(crops, self.source.label_name)
+            read_manifest(path).inputs
+            == inputs_hash(crops, self.source.label_name, self.config.write.storage)
         )
 
     def _report_inputs(self) -> str:
@@ -161,6 +174,17 @@ class Pipeline:
             synthetic=source.synthetic,
             images=sum(shard.size for shard in self.shards),
         )
+
+    def from_list(self) -> dict[str, int] | None:
+        """What became of the published list, see :meth:`Selected.figures`; None where there is none."""
+        if not isinstance(self.source, Selected):
+            return None
+        errors = sum((Counter(c.errors) for c in self.images.commits(len(self.shards))), Counter[str]())
+        return self.source.figures(errors)
+
+    def published(self) -> Sequence[dict[str, Any]]:
+        """The counts that the source is published with against the image table; see ``published.compare``."""
+        return published.compare(self.source, self.images.folder, len(self.shards))
 
     def _quarantine(self, *stages: Stage) -> None:
         """quarantine.json: every picture that cannot be used, and why."""
@@ -185,8 +209,8 @@ class Pipeline:
                 name = row["image_id"]
                 yield {"image_id": name, "path": paths[name], "stage": stage.name, "reason": row["error"]}
 
-    def _run(self, stage: Stage, *before: Stage) -> None:
-        run(
+    def _run(self, stage: Stage, *before: Stage) -> bool:
+        return run(
             stage,
             self._after(*before),
             len(self.shards),
@@ -208,14 +232,19 @@ class Pipeline:
 
 
 def open_source(config: DataPrepConfig) -> Source:
-    """The adapter of ``config.source``."""
+    """The adapter of ``config.source``; of a published list's pictures only, where there is one."""
+    source = _adapter(config)
+    return Selected(source, config.from_list, config.shard_size) if config.from_list else source
+
+
+def _adapter(config: DataPrepConfig) -> Searchable:
     if isinstance(config.source, SyntheticSourceConfig):
         return Synthetic(config.source, config.shard_size, config.output / "pictures")
-    adapter: Callable[[Any, int], Source] = _ADAPTERS[type(config.source)]
+    adapter: Callable[[Any, int], Searchable] = _ADAPTERS[type(config.source)]
     return adapter(config.source, config.shard_size)
 
 
-_ADAPTERS: dict[type, Callable[[Any, int], Source]] = {
+_ADAPTERS: dict[type, Callable[[Any, int], Searchable]] = {
     FolderConfig: Folder,
     VGGFace2Config: VGGFace2,
     WiderFaceConfig: WiderFace,

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from configs import dump
-from data_prep.beton import Beton
+from data_prep.beton import Beton, read_labels
 from data_prep.crop import crop, crop_affine
 from data_prep.files import atomic_write, write_json
 from data_prep.images import PictureError, read_picture
+from data_prep.lists import write_list
 from data_prep.summary import Tables, read_tables, summarise
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ INK, KEPT, REJECTED = "#42505c", "#2a7f6f", "#d98b5f"
 
 
 def write_report(pipeline: Pipeline, inputs: str) -> None:
-    """Write report/index.html and then report/summary.json; ``inputs`` is the hash of what they show."""
+    """Write index.html, list.csv.gz and then summary.json in report/; ``inputs`` is the hash of what they show."""
     folder = pipeline.config.output / "report"
     beton = Beton(pipeline.config.output / "set.beton")
     tables = read_tables(pipeline)
@@ -56,6 +57,7 @@ def write_report(pipeline: Pipeline, inputs: str) -> None:
                 versions={name: version(name) for name in ("numpy", "pillow", "pyarrow", "torch")},
             )
         )
+    write_list(folder / "list.csv.gz", tables.images, read_labels(beton.path))
     write_json(folder / "summary.json", summary | {"inputs": inputs})
 
 
@@ -92,10 +94,10 @@ def _rejected_sheet(pipeline: Pipeline, tables: Tables) -> Iterator[dict[str, An
         picture = pictures[row["image_id"]]
         try:
             pixels = np.asarray(read_picture(picture["path"], picture["sha256"]))
+            image = crop(pixels, crop_affine(row, pipeline.config.crop), pipeline.config.crop)
         except PictureError:
             continue  # the source may be gone by now; the report of the tables still holds
-        affine = crop_affine(np.array(row["box"], np.float32), pipeline.config.crop)
-        yield row | {"image": _thumbnail(crop(pixels, affine, pipeline.config.crop))}
+        yield row | {"image": _thumbnail(image)}
 
 
 def _thumbnail(image: Image.Image) -> str:

@@ -83,8 +83,8 @@ class Stage:
 
 def run(
     stage: Stage, shards: Sequence[Shard], total: int, *, workers: int, retry_failed: bool = False
-) -> None:
-    """Bring ``shards``, some or all of the ``total`` that the source has, up to date.
+) -> bool:
+    """Bring ``shards``, some or all of the ``total`` that the source has, up to date. False: they were.
 
     Shards that are done are left alone. One made with other settings, by another version or from other
     inputs is refused: nothing computed is thrown away unasked. With ``retry_failed`` a shard that has failed
@@ -102,6 +102,7 @@ def run(
             # Shards that another process is at are left to the end, and then waited for.
             busy = _sweep(stage, todo, workers, retry_failed, wait=False, bar=bar)
             _sweep(stage, busy, workers, retry_failed, wait=True, bar=bar)
+    return bool(todo)
 
 
 def unfinished(stage: Stage, shards: Sequence[Shard], total: int, retry_failed: bool = False) -> list[Shard]:

@@ -62,6 +62,8 @@ def summarise(pipeline: Pipeline, tables: Tables, written: int) -> dict[str, Any
         },
         "faces": {"detected": len(faces), "kept": int(kept.sum()), "rejected": int((~kept).sum())},
         "written": written,
+        "published": pipeline.published(),
+        "from_list": pipeline.from_list(),
         "failures": _failures(commits),
         "rejections": dict(Counter(why for why in faces["why"].to_pylist() if why).most_common()),
         "face_size": histogram(sizes, kept, size_edges(sizes)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,7 +19,8 @@ from pydantic import Field
 from torch import Tensor
 
 from configs import Config, ConfigError
-from data_prep.beton import Beton
+from data_prep.beton import Beton, read_manifest
+from data_prep.subset import read_note
 from pretrain.distributed import Ranks
 
 Indices = npt.NDArray[np.int64]
@@ -30,7 +32,9 @@ class DataConfig(Config):
 
     path: str = Field(description="a .beton written by data_prep")
     rows: str | None = Field(
-        None, description="a .npy of row numbers: learn from these pictures only; null: from all"
+        None,
+        description="a .npy of row numbers (python -m data_prep subset): learn from these pictures only; null: "
+        "from all",
     )
     decoder: Literal["ffcv", "pillow"] = Field(
         "ffcv",
@@ -67,7 +71,7 @@ class Batches:
                 f"batch_size: {batch_size} is not a multiple of the {place.world} ranks; change one"
             )
         beton = Beton(config.path)
-        self._rows = read_rows(config.rows, len(beton)) if config.rows else None
+        self._rows = read_rows(config.rows, len(beton), config.path) if config.rows else None
         self.count = len(beton) if self._rows is None else len(self._rows)
         self.steps_per_epoch = self.count // batch_size
         if not self.steps_per_epoch:
@@ -100,12 +104,17 @@ class Batches:
         return whole.reshape(self.steps_per_epoch, self._place.world, -1)[:, self._place.rank]
 
 
-def read_rows(path: str, count: int) -> Indices:
-    """The row numbers in the .npy file at ``path``, of a set of ``count`` pictures.
+def read_rows(path: str, count: int, beton: str) -> Indices:
+    """The row numbers in the .npy file at ``path``, of the set ``beton`` with ``count`` pictures.
 
     Raises:
-        ConfigError: if it is no list of different rows of that set.
+        ConfigError: if it is no list of different rows of that set, or was drawn from another one.
     """
+    note = read_note(Path(path))
+    if note and note.set != read_manifest(beton).sha256:
+        raise ConfigError(
+            f"data.rows: {path} was drawn from another set than {beton}; draw again with 'python -m data_prep subset'"
+        )
     try:
         rows: npt.NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -176,6 +185,9 @@ def _ffcv() -> Callable[[Beton, int, Images], None]:
         raise ConfigError(f"data.decoder: ffcv cannot be imported ({error}); write pillow") from None
 
     def decode(beton: Beton, row: int, out: Images) -> None:
+        if beton.is_raw(row):
+            out[:] = beton.image(row)
+            return
         side = len(out)
         if imdecode(beton.stored(row), out, side, side, side, side, 0, 0, 1, 1, False, False):
             raise OSError(f"{beton.path}: row {row} is no whole JPEG; copy the file again, or write it again")

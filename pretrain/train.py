@@ -277,7 +277,7 @@ def _method(config: PretrainConfig, backbone: ResNet, place: distributed.Ranks) 
     if isinstance(config.method, SwAVConfig):
         return SwAV(backbone, config.method, place.world)
     count = read_manifest(config.data.path).count
-    rows = read_rows(config.data.rows, count) if config.data.rows else None
+    rows = read_rows(config.data.rows, count, config.data.path) if config.data.rows else None
     classes = read_classes(config.data.path, config.method.column, rows)
     return Supervised(backbone, config.method, classes, place, config.seed)
 

@@ -108,6 +108,13 @@ STAGES = {
     "crop": _data_prep("crop", shared=True),
     "write": _data_prep("write"),
     "data_report": _data_prep("report"),
+    "union": Stage(
+        "data_prep",
+        "data_prep.union:UnionConfig",
+        finished=("data_prep.union:finished",),
+        command=("union",),
+        gpus=0,
+    ),
     "pretrain": Stage(
         "pretrain",
         "pretrain.train:PretrainConfig",

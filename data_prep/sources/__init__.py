@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
@@ -22,6 +22,24 @@ class Found:
     path: Path
     annotations: tuple[dict[str, Any], ...] = ()
     error: str = ""
+    sha256: str = ""
+    """Of the bytes that a published list promises; empty: whatever is there is right."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A count that a corpus is published with: of its pictures, its annotated faces, or the people in them."""
+
+    what: str
+    """In words, for example "pictures of train"."""
+    count: int
+    origin: str
+    """Where the number is from, and whether that was looked up."""
+    of: Literal["pictures", "faces", "identities"] = "pictures"
+    prefix: str = ""
+    """Only those whose ``image_id`` starts so."""
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    """Only faces with these labels."""
 
 
 class Source(Protocol):
@@ -35,8 +53,22 @@ class Source(Protocol):
     def label_name(self) -> str:
         """The integer annotation that becomes the .beton's label, or "none"."""
 
+    @property
+    def published(self) -> tuple[Published, ...]:
+        """The counts that are published of what the configuration asks for; none where there are none."""
+
     def shards(self) -> list[Shard]:
         """All inputs in a stable order, cut into shards. Opens no picture."""
 
     def pictures(self, shard: Shard) -> Iterator[Found]:
         """The inputs of one shard, in order."""
+
+
+class Searchable(Source, Protocol):
+    """A source out of which single pictures can be taken."""
+
+    def ids(self, shard: Shard) -> list[str]:
+        """The ``image_id`` of each input of a shard, in order. Opens no picture."""
+
+    def pick(self, shard: Shard, places: list[int]) -> Shard:
+        """The shard with only the inputs at ``places`` of :meth:`ids`, in order."""

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from configs import Config, ConfigError
-from data_prep.sources import Found
+from data_prep.sources import Found, Published
 from data_prep.sources.corpus import Corpus, input_schema, vectors, visible_files
 from data_prep.stage import Shard
 from data_prep.tables import vector
@@ -62,10 +62,12 @@ LABELS: pa.StructType = pa.struct(
 """valence, arousal: in [-1, 1], null where not known. box: of the old release, null where the list has none.
 split: train, val or automatic."""
 
-PUBLISHED = {"train_rows": 414_800, "val_rows": 5_500, "train_pictures": 287_651, "val_pictures": 3_999}
-"""Rows of the old release's lists; pictures of the new one (some count 4,000 in val_set: from memory)."""
 PUBLISHED_CLASSES = (74_874, 134_416, 25_459, 14_090, 6_378, 3_803, 24_882, 3_750, 33_088)
-"""Rows of training.csv for the classes 0 to 8. Each class has 500 rows in validation.csv."""
+"""Rows of training.csv for the classes 0 to 8; it has 414,800. Each class has 500 of validation.csv's 5,500."""
+PUBLISHED_NEW = (
+    Published("pictures of train", 287_651, "as papers count them", prefix="train_set/"),
+    Published("pictures of val", 3_999, "from memory; some count 4,000", prefix="val_set/"),
+)
 
 HEADER = (
     "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
@@ -110,6 +112,28 @@ class AffectNet(Corpus):
     labels: pa.StructType = LABELS
     label_name: str = "expression"
 
+    @property
+    def published(self) -> tuple[Published, ...]:
+        """Old release: the faces of each chosen class. New: the pictures of each part."""
+        if self.config.release == "new":
+            return PUBLISHED_NEW
+        counts = {
+            "train": (dict(enumerate(PUBLISHED_CLASSES)), "counted in a public notebook"),
+            "val": (dict.fromkeys(range(len(CLASSES)), 500), "Mollahosseini et al. (2019)"),
+        }
+        return tuple(
+            Published(
+                f"faces of {split}, {CLASSES[number]}",
+                of_class[number],
+                origin,
+                of="faces",
+                labels={"split": split, "expression": number},
+            )
+            for split, (of_class, origin) in counts.items()
+            for number in self.config.classes
+            if number in of_class
+        )
+
     def inputs(self) -> pa.Table:
         """Old release: the lists, with all labels. New: the pictures, and label files of which there is no picture.
 
@@ -136,30 +160,17 @@ class AffectNet(Corpus):
 
     def _from_lists(self) -> pa.Table:
         rows: list[pa.Table] = []
-        figures = []
         for part in _PARTS if self.config.automatic else _PARTS[:2]:
-            counts = np.zeros(len(CLASSES), np.int64)
-            total = 0
             for block in _blocks(self.root, part):
                 expression = pc.struct_field(block["face"].combine_chunks(), "expression")
-                counts += np.bincount(expression.drop_null().to_numpy(), minlength=len(CLASSES))
-                total += len(block)
                 wanted = pc.is_in(expression, value_set=pa.array(self.config.classes, pa.int64()))
                 rows.append(block.filter(pc.or_(wanted, pc.not_equal(block["error"], ""))))
-            figures.append(_figures(part.split, total, counts, self.config.classes))
-        table = _by_picture(pa.concat_tables(rows) if rows else _ROWS.empty_table())
-        faces = len(table["annotations"].combine_chunks().values)
-        _log.info("affectnet: %s pictures, %s faces; %s", f"{len(table):,}", f"{faces:,}", "; ".join(figures))
-        return table
+        return _by_picture(pa.concat_tables(rows) if rows else _ROWS.empty_table())
 
     # --- the new release -------------------------------------------------------------------------------------
 
     def _from_folders(self) -> pa.Table:
-        tables = {split: _listed(self.root, f"{split}_set") for split in ("train", "val")}
-        figures = (_missing(split, len(table), f"{split}_pictures") for split, table in tables.items())
-        table = pa.concat_tables(tables.values())
-        _log.info("affectnet: %s pictures; %s", f"{len(table):,}", "; ".join(figures))
-        return table
+        return pa.concat_tables(_listed(self.root, f"{split}_set") for split in ("train", "val"))
 
     def _labelled(self, found: Found) -> Found:
         folder = found.path.parent.parent
@@ -408,25 +419,3 @@ def _numeric(path: Path) -> NDArray[np.float64]:
     except Exception as error:  # the parser stumbles over damage with whatever comes first
         reason = str(error).partition("\n")[0] or repr(error)
         raise ValueError(f"{path.name}: damaged: {reason}") from None
-
-
-# --- figures -------------------------------------------------------------------------------------------------
-
-
-def _figures(split: str, rows: int, counts: NDArray[np.int64], classes: tuple[int, ...]) -> str:
-    """How one list compares with what is published, and those of the classes taken that differ."""
-    if split == "automatic":
-        return f"automatic: {rows:,} rows"
-    published = dict(enumerate(PUBLISHED_CLASSES)) if split == "train" else dict.fromkeys(range(11), 500)
-    known = [number for number in classes if number in published]
-    off = [
-        f"class {number} has {counts[number]:,} of {published[number]:,}"
-        for number in known
-        if counts[number] != published[number]
-    ]
-    return _missing(split, rows, f"{split}_rows") + (f" ({', '.join(off)})" if off else "")
-
-
-def _missing(split: str, count: int, published: str) -> str:
-    wanted = PUBLISHED[published]
-    return f"{split}: {count:,}, published: {wanted:,}, {max(wanted - count, 0):,} of them missing"

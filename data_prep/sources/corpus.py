@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs import ConfigError
-from data_prep.sources import Found
+from data_prep.sources import Found, Published
 from data_prep.stage import Shard
 from data_prep.tables import vector
 
@@ -38,6 +38,11 @@ class Corpus(ABC):
         path: Path = self.config.path
         return path
 
+    @property
+    def published(self) -> tuple[Published, ...]:
+        """The counts that the chosen parts are published with."""
+        return ()
+
     @abstractmethod
     def inputs(self) -> pa.Table:
         """One row for every input, in a stable order, with the columns of :func:`input_schema`."""
@@ -50,9 +55,18 @@ class Corpus(ABC):
         parts = (table.slice(start, self.shard_size) for start in range(0, len(table), self.shard_size))
         return [table_shard(number, part) for number, part in enumerate(parts)]
 
+    def ids(self, shard: Shard) -> list[str]:
+        """The ids of the inputs of one shard."""
+        ids: list[str] = _rows(shard)["image_id"].to_pylist()
+        return ids
+
+    def pick(self, shard: Shard, places: list[int]) -> Shard:
+        """Some inputs of one shard."""
+        return table_shard(shard.number, _rows(shard).take(places))
+
     def pictures(self, shard: Shard) -> Iterator[Found]:
         """The inputs of one shard."""
-        for row in pa.ipc.open_stream(shard.payload).read_all().to_pylist():
+        for row in _rows(shard).to_pylist():
             annotations = tuple(row.get("annotations") or ())
             yield Found(row["image_id"], self.root / row["path"], annotations, row["error"])
 
@@ -80,6 +94,10 @@ def visible_files(folder: Path) -> Iterator[os.DirEntry[str]]:
         return
     with os.scandir(folder) as entries:
         yield from (entry for entry in entries if not entry.name.startswith("."))
+
+
+def _rows(shard: Shard) -> pa.Table:
+    return pa.ipc.open_stream(shard.payload).read_all()
 
 
 def table_shard(number: int, part: pa.Table) -> Shard:

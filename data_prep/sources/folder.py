@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from configs import Config, ConfigError
 from data_prep.files import digest
-from data_prep.sources import Found
+from data_prep.sources import Found, Published
 from data_prep.stage import Shard
 from data_prep.tables import NO_LABELS
 
@@ -40,6 +40,7 @@ class Folder:
     shard_size: int
     labels: pa.StructType = NO_LABELS
     label_name: str = "none"
+    published: tuple[Published, ...] = ()
 
     def shards(self) -> list[Shard]:
         """Every file that matches, by name, in any depth."""
@@ -61,6 +62,14 @@ class Folder:
         stats = [(self.config.path / name).stat() for name in names]
         inputs = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]
         return Shard(number, len(names), digest(inputs), names)
+
+    def ids(self, shard: Shard) -> list[str]:
+        """The names of the files of a shard."""
+        return [*shard.payload]
+
+    def pick(self, shard: Shard, places: list[int]) -> Shard:
+        """Some files of a shard."""
+        return self._shard(shard.number, [shard.payload[place] for place in places])
 
     def pictures(self, shard: Shard) -> Iterator[Found]:
         """The files of one shard."""

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from configs import Config
 from data_prep.files import digest
-from data_prep.sources import Found
+from data_prep.sources import Found, Published
 from data_prep.stage import Shard
 from data_prep.synthetic.config import SyntheticConfig
 from data_prep.tables import vector
@@ -68,6 +68,7 @@ class Synthetic:
     folder: Path
     labels: pa.StructType = LABELS
     label_name: str = "identity"
+    published: tuple[Published, ...] = ()
 
     def shards(self) -> list[Shard]:
         """Ranges of picture numbers."""
@@ -77,6 +78,18 @@ class Synthetic:
             Shard(number, len(indices), digest([indices.start, indices.stop]), indices)
             for number, indices in enumerate(ranges)
         ]
+
+    def ids(self, shard: Shard) -> list[str]:
+        """Seed and number of the pictures of a shard."""
+        return [self._id(index) for index in shard.payload]
+
+    def pick(self, shard: Shard, places: list[int]) -> Shard:
+        """Some pictures of a shard."""
+        numbers = [shard.payload[place] for place in places]
+        return Shard(shard.number, len(numbers), digest(numbers), numbers)
+
+    def _id(self, index: int) -> str:
+        return f"synthetic-{self.config.seed}-{index:07d}"
 
     def pictures(self, shard: Shard) -> Iterator[Found]:
         """Render the pictures of one shard; those that have a file already are drawn again."""
@@ -94,7 +107,7 @@ class Synthetic:
         # Not synced one by one: the table holds each file's hash, so one lost in a power cut shows up in the
         # next stage, and --retry-failed draws it again.
         Image.fromarray(picture.image).save(path, "JPEG", quality=self.config.quality, subsampling=0)
-        return Found(f"synthetic-{self.config.seed}-{index:07d}", path, tuple(map(annotation, picture.faces)))
+        return Found(self._id(index), path, tuple(map(annotation, picture.faces)))
 
 
 def annotation(face: Face) -> dict[str, Any]:

@@ -19,7 +19,6 @@ roll in degrees, R = Ry(yaw) Rx(-pitch) Rz(-roll). For small angles, the yaw cha
 from __future__ import annotations
 
 import io
-import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -31,12 +30,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs import Config, ConfigError
-from data_prep.sources import Found
+from data_prep.sources import Found, Published
 from data_prep.sources.corpus import Corpus, input_schema, visible_files
 from data_prep.stage import Shard
 from data_prep.tables import vector
-
-_log = logging.getLogger(__name__)
 
 LABELS: pa.StructType = pa.struct(
     {"box": vector(4), "landmarks68": vector(136), "pose": vector(3), "subset": pa.string()}
@@ -44,7 +41,7 @@ LABELS: pa.StructType = pa.struct(
 """box: the tight box of the 68 points, chin to brows, without the forehead. subset: the folder, "AFW_Flip"."""
 
 PUBLISHED = {"AFW": 5_207, "HELEN": 37_676, "IBUG": 1_786, "LFPW": 16_556}
-"""Pictures of each folder, 61,225 in all; 122,450 with the mirrored ones."""
+"""Pictures of each folder, 61,225 in all; 122,450 with the mirrored ones, which are as many in each folder."""
 
 
 class W300LPConfig(Config):
@@ -75,6 +72,19 @@ class W300LP(Corpus):
     labels: pa.StructType = LABELS
     label_name: str = "none"
 
+    @property
+    def published(self) -> tuple[Published, ...]:
+        """The pictures of each folder."""
+        origin = "from memory; 61,225 in all without the mirrored ones: Zhu et al. (2016)"
+        return tuple(
+            Published(f"pictures of {name}", PUBLISHED[name.removesuffix("_Flip")], origin, prefix=f"{name}/")
+            for name in self._folders()
+        )
+
+    def _folders(self) -> list[str]:
+        endings = ("", "_Flip") if self.config.flips else ("",)
+        return [name + ending for name in PUBLISHED for ending in endings]
+
     def inputs(self) -> pa.Table:
         """All pictures, and those of which only the .mat is there.
 
@@ -85,12 +95,7 @@ class W300LP(Corpus):
         """
         if not self.root.is_dir():
             raise ConfigError(f"source.path={self.root}: no such folder; check the path")
-        names = [
-            name + flip for name in PUBLISHED for flip in (("", "_Flip") if self.config.flips else ("",))
-        ]
-        table = pa.concat_tables(_subset(self.root / name) for name in names)
-        _log.info("300w_lp: %s", _figures(len(table), self.config.flips))
-        return table
+        return pa.concat_tables(_subset(self.root / name) for name in self._folders())
 
     def pictures(self, shard: Shard) -> Iterator[Found]:
         """The pictures of one shard, each with its face, or with what is wrong with its .mat."""
@@ -166,12 +171,3 @@ def _subset(folder: Path) -> pa.Table:
     sizes = pa.array([stat.st_size if stat else -1 for stat in stats], pa.int64())
     times = pa.array([stat.st_mtime_ns if stat else -1 for stat in stats], pa.int64())
     return table.append_column("mat_size", sizes).append_column("mat_mtime_ns", times)
-
-
-def _figures(count: int, flips: bool) -> str:
-    published = sum(PUBLISHED.values()) * (2 if flips else 1)
-    mirrored = "with" if flips else "without"
-    return (
-        f"{count:,} pictures {mirrored} the mirrored ones; "
-        f"published: {published:,}, {max(published - count, 0):,} of them missing"
-    )

@@ -28,11 +28,16 @@ import pyarrow as pa
 from pydantic import Field
 
 from configs import Config, ConfigError
+from data_prep.sources import Published
 from data_prep.sources.corpus import Corpus, input_schema
 from data_prep.tables import vector
 
-PUBLISHED: dict[str, int] = {"train": 12_880, "val": 3_226, "test": 16_097, "faces": 393_703}
-"""Pictures a split, and faces in all three of which those of test are not given away. From memory."""
+PUBLISHED: dict[str, Published] = {
+    split: Published(f"pictures of {split}", count, "from memory; 32,203 in all", prefix=f"{split}/")
+    for split, count in (("train", 12_880), ("val", 3_226), ("test", 16_097))
+}
+FACES = Published("faces", 393_703, "from memory; those of test are not given away", of="faces")
+"""Of all three splits. Faces marked as invalid count among the published ones."""
 
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
 """As the annotation files number them: blur and occlusion 0 to 2, the others 0 or 1; invalid is always 0 here."""
@@ -71,6 +76,12 @@ class WiderFace(Corpus):
     labels: pa.StructType = LABELS
     label_name: str = "none"
 
+    @property
+    def published(self) -> tuple[Published, ...]:
+        """The pictures of the chosen splits; the faces where all three are."""
+        pictures = tuple(PUBLISHED[split] for split in dict.fromkeys(self.config.splits))
+        return (*pictures, FACES) if len(pictures) == len(PUBLISHED) else pictures
+
     def inputs(self) -> pa.Table:
         """All pictures of the chosen splits, in the order of the annotation files.
 
@@ -82,15 +93,6 @@ class WiderFace(Corpus):
         if not len(table):
             expected = f"WIDER_{splits[0]}/images/0--Parade/*.jpg and wider_face_split/"
             raise ConfigError(f"source.path={self.root}: no WIDER FACE is there; expected {expected} in it")
-        pictures = sum(PUBLISHED[split] for split in splits)
-        _log.info(
-            "%d pictures with %d annotated faces; published: %d, and %d faces in train, val and test; missing: %d",
-            len(table),
-            sum(len(chunk.flatten()) for chunk in table["annotations"].chunks),
-            pictures,
-            PUBLISHED["faces"],
-            max(0, pictures - len(table)),
-        )
         return table
 
     def _pictures_of(self, split: str) -> list[_Picture]:

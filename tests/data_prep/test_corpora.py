@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,12 @@ def test_vggface2_from_its_folder_to_a_set(tmp_path: Path) -> None:
     assert second is None
     seen = np.array(labels["landmarks5"].to_pylist()[0])
     assert np.abs(np.array(first) - seen).mean() < 12, "they moved along with the crop"
+    summary = json.loads((tmp_path / "set/report/summary.json").read_text())
+    assert [(row["what"], row["listed"], row["usable"], row["missing"]) for row in summary["published"]] == [
+        ("pictures of train", 5, 3, 3_141_887),
+        ("people of train", 3, 2, 8_629),
+    ]
+    assert "<td>pictures of train</td>" in (tmp_path / "set/report/index.html").read_text()
     quarantine = (tmp_path / "set/quarantine.json").read_text()
     assert "loose_bb_train.csv:4: not NAME_ID,X,Y,W,H" in quarantine
     assert "n000003/0004_01.jpg" in quarantine

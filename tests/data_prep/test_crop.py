@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.crop import CropConfig, crop, crop_affine, encode, move
+from data_prep.crop import CropConfig, box_affine, crop, encode, move
 
 CONFIG = CropConfig()
 
 
 @pytest.mark.parametrize("box", [(100, 50, 180, 170), (-20, -30, 90, 60), (3, 3, 9, 11)])
 def test_the_box_is_centred_and_its_mean_side_is_190(box: tuple[float, ...]) -> None:
-    affine = crop_affine(np.array(box, np.float32), CONFIG)
+    affine = box_affine(np.array(box, np.float32), CONFIG)
     x0, y0, x1, y1 = move(affine, list(box))
     assert ((x1 - x0) + (y1 - y0)) / 2 == pytest.approx(190, abs=1e-3)
     assert ((x0 + x1) / 2, (y0 + y1) / 2) == pytest.approx((128, 128), abs=1e-3)
@@ -30,7 +30,7 @@ def test_labels_move_with_the_pixels(side: int) -> None:
     blob = np.exp(-((x - label[0]) ** 2 + (y - label[1]) ** 2) / (2 * (side / 25) ** 2))
     pixels = np.repeat((blob * 255).astype(np.uint8)[..., None], 3, axis=2)
     box = np.array([centre[0] - side / 2, centre[1] - side / 2, centre[0] + side / 2, centre[1] + side / 2])
-    affine = crop_affine(box.astype(np.float32), CONFIG)
+    affine = box_affine(box.astype(np.float32), CONFIG)
     found = np.asarray(crop(pixels, affine, CONFIG))[..., 0].astype(float)
     y, x = np.mgrid[:256, :256] + 0.5
     centroid = (found * x).sum() / found.sum(), (found * y).sum() / found.sum()
@@ -39,7 +39,7 @@ def test_labels_move_with_the_pixels(side: int) -> None:
 
 def test_scale_one_copies_the_pixels() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
-    affine = crop_affine(np.array([105, 95, 295, 285], np.float32), CONFIG)
+    affine = box_affine(np.array([105, 95, 295, 285], np.float32), CONFIG)
     assert np.array_equal(np.asarray(crop(pixels, affine, CONFIG)), pixels[62:318, 72:328])
 
 
@@ -47,7 +47,7 @@ def test_shrinking_is_antialiased() -> None:
     checkers = np.indices((1600, 1600)).sum(0) % 2 * 255
     pixels = np.repeat(checkers.astype(np.uint8)[..., None], 3, axis=2)
     shrunk = np.asarray(
-        crop(pixels, crop_affine(np.array([400, 400, 1200, 1200], np.float32), CONFIG), CONFIG)
+        crop(pixels, box_affine(np.array([400, 400, 1200, 1200], np.float32), CONFIG), CONFIG)
     )
     # Point sampling would give 0 and 255.
     assert np.abs(shrunk.astype(int) - 127).max() <= 12
@@ -57,7 +57,7 @@ def test_shrinking_is_antialiased() -> None:
 def test_outside_of_the_picture(border: Literal["edge", "reflect"]) -> None:
     config = CropConfig(border=border)
     pixels = np.random.default_rng(1).integers(0, 256, (190, 190, 3), dtype=np.uint8)
-    found = np.asarray(crop(pixels, crop_affine(np.array([0, 0, 190, 190], np.float32), config), config))
+    found = np.asarray(crop(pixels, box_affine(np.array([0, 0, 190, 190], np.float32), config), config))
     mode = "edge" if border == "edge" else "symmetric"
     assert np.array_equal(found, np.pad(pixels, ((33, 33), (33, 33), (0, 0)), mode))
 

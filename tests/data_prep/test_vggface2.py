@@ -13,7 +13,7 @@ from configs import ConfigError
 from data_prep.listing import list_shard
 from data_prep.sources import Found, vggface2
 from data_prep.sources.corpus import input_schema
-from data_prep.sources.vggface2 import LABELS, PUBLISHED, VGGFace2, VGGFace2Config
+from data_prep.sources.vggface2 import LABELS, VGGFace2, VGGFace2Config
 
 NAMES = {
     "train": ["n000002/0001_01.jpg", "n000002/0002_01.jpg", "n000010/0001_02.jpg"],
@@ -243,16 +243,6 @@ def test_one_split_missing_is_told(root: Path, caplog: pytest.LogCaptureFixture)
     (root / "test").rename(root / "away")
     assert len(found(root)) == 3
     assert "neither the folder nor the list" in caplog.text
-
-
-def test_the_counts_are_told_beside_the_published(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    boxes_of(root, "test").unlink()
-    with caplog.at_level(logging.INFO):
-        source(root).inputs()
-    missing = PUBLISHED["train"] + PUBLISHED["test"] - 4
-    assert caplog.messages[-1] == (
-        f"4 pictures of 3 identities, 1 without a box; published: 3311286 of 9131; missing: {missing}"
-    )
 
 
 def test_many_pictures_stay_a_small_table(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from configs import ConfigError
 from data_prep.listing import list_shard
 from data_prep.sources import Found
 from data_prep.sources.corpus import input_schema
-from data_prep.sources.widerface import ATTRIBUTES, LABELS, PUBLISHED, WiderFace, WiderFaceConfig
+from data_prep.sources.widerface import ATTRIBUTES, LABELS, WiderFace, WiderFaceConfig
 
 PARADE = "0--Parade/0_Parade_marchingband_1_849.jpg"
 CROWD = "0--Parade/0_Parade_Parade_0_904.jpg"
@@ -203,13 +203,3 @@ def test_bytes_that_are_no_text_stop_nothing(root: Path) -> None:
 def test_nothing_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere: no WIDER FACE is there; expected WIDER_train/images"):
         source(tmp_path / "nowhere").shards()
-
-
-def test_the_counts_are_told_beside_the_published(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        source(root, "train", "val").inputs()
-    missing = PUBLISHED["train"] + PUBLISHED["val"] - 4
-    assert caplog.messages[-1] == (
-        "4 pictures with 4 annotated faces; published: 16106, and 393703 faces in train, val and test; "
-        f"missing: {missing}"
-    )

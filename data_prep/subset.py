@@ -1,0 +1,98 @@
+"""``python -m data_prep subset``: some rows of a set as a file of row numbers, without a copy of the pictures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pydantic
+from numpy.typing import NDArray
+
+from configs import ConfigError
+from data_prep.beton import read_manifest
+from data_prep.files import atomic_write, write_json
+
+ABOUT = """\
+Draw rows of a set at random and write their numbers, sorted, as a .npy of int64, and beside it a .npy.json that says
+which set they are of. Pretraining takes the file as data.rows. The pictures are not copied.
+
+examples:
+  python -m data_prep subset runs/data/vggface2/set.beton runs/data/vggface2/small.npy --count 1000000
+  python -m data_prep subset runs/data/mine/set.beton runs/data/mine/tenth.npy --share 0.1 --seed 1
+"""
+
+
+class Subset(pydantic.BaseModel):
+    """``OUT.npy.json``: what the row numbers beside it are."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    set: str
+    """SHA-256 of the .beton."""
+    count: int
+    seed: int
+
+
+def draw(total: int, count: int, seed: int) -> NDArray[np.int64]:
+    """``count`` of the rows 0 .. total-1, sorted. With the same seed a smaller draw is part of a larger one."""
+    order = np.random.default_rng(np.random.SeedSequence([seed, total])).permutation(total)
+    return np.sort(order[:count]).astype(np.int64)
+
+
+def write_subset(beton: Path, out: Path, *, seed: int, count: int | None, share: float | None) -> Subset:
+    """Draw ``count`` rows, or the ``share`` of all, of the set ``beton`` and write them to ``out``.
+
+    Raises:
+        ConfigError: there is no such set, it has fewer rows, or ``out`` holds other ones.
+    """
+    manifest = read_manifest(beton)
+    if share is not None and not 0 < share <= 1:
+        raise ConfigError(f"share: {share} is not above 0 and up to 1")
+    wanted = count if count is not None else round((share or 0) * manifest.count)
+    if not 0 < wanted <= manifest.count:
+        raise ConfigError(f"{beton}: {wanted} rows of {manifest.count} cannot be drawn; give another number")
+    if out.suffix != ".npy":
+        raise ConfigError(f"{out}: give a name that ends in .npy")
+    rows = draw(manifest.count, wanted, seed)
+    note = Subset(set=manifest.sha256, count=wanted, seed=seed)
+    if out.exists():
+        if read_note(out) == note and np.array_equal(np.load(out, allow_pickle=False), rows):
+            return note
+        raise ConfigError(f"{out}: holds other rows; give another name, or remove it")
+    write_json(_note_path(out), note.model_dump())
+    with atomic_write(out) as file:
+        np.save(file, rows)
+    return note
+
+
+def read_note(rows: Path) -> Subset | None:
+    """What stands beside a file of row numbers; None where nothing does."""
+    path = _note_path(rows)
+    return Subset.model_validate_json(path.read_bytes()) if path.exists() else None
+
+
+def _note_path(rows: Path) -> Path:
+    # Not OUT.json: for set.npy that would be the manifest of set.beton.
+    return rows.with_name(f"{rows.name}.json")
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep subset",
+        description=ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("set", type=Path, metavar="SET.beton")
+    parser.add_argument("out", type=Path, metavar="OUT.npy")
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--count", type=int, help="rows")
+    size.add_argument("--share", type=float, help="of all rows, above 0 and up to 1")
+    parser.add_argument("--seed", type=int, default=0, help="another one draws other rows [0]")
+    args = parser.parse_args(argv)
+    if args.seed < 0:
+        parser.error("--seed: give a whole number from 0")
+    note = write_subset(args.set, args.out, seed=args.seed, count=args.count, share=args.share)
+    print(f"{args.out}: {note.count:,} rows of {args.set}")
