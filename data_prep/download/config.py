@@ -1,4 +1,4 @@
-"""How pictures are fetched: none of it alters what is fetched."""
+"""How pictures are fetched; what is fetched is said by the source."""
 
 from __future__ import annotations
 

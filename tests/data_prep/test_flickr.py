@@ -279,6 +279,17 @@ def test_an_interrupted_search_goes_on(server: Server, tmp_path: Path) -> None:
     assert len(flickr.queries) == 3, "the first of four searches was done"
 
 
+def test_parts_at_once_share_the_searches(server: Server, tmp_path: Path) -> None:
+    flickr = FakeFlickr(server, [photo(i, "smile", day(2020) + i) for i in range(8)])
+    given = words(server, tmp_path, 'source.tags=["smile","sad","team"]', "download.shard_size=2")
+    command = [sys.executable, "-m", "data_prep", "download", *given, "--part"]
+    both = [subprocess.Popen([*command, part], stdout=subprocess.PIPE, text=True) for part in ("0/2", "1/2")]
+    assert [process.communicate(timeout=120)[0] for process in both] == ["flickr: 4 ok\n"] * 2
+    assert len(flickr.queries) == 6, "each tag and year once"
+    assert [row["image_id"] for row in rows_of(tmp_path)] == [str(i) for i in range(8)]
+    assert max(server.asked[f"/65535/{i}_{i:010x}.jpg"] for i in range(8)) == 1
+
+
 def test_pictures_need_no_key_once_the_search_is_done(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
