@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from configs import config_hash, dump
@@ -26,7 +26,7 @@ IN_PARTS = ("list", "detect", "crop")
 """The stages that go through the shards one by one."""
 STAGES = (*IN_PARTS, "write", "report")
 # How the work is spread is no part of what is made.
-SPEED = frozenset({"batch", "device"})
+SPEED = frozenset({"batch", "device", "decode_threads"})
 REPORT_VERSION = 1
 
 
@@ -44,16 +44,8 @@ class Pipeline:
         self.source = open_source(config)
         images, faces, crops = (config.output / name for name in ("images", "faces", "crops"))
         listed = flatten(config.source, "source") | {"shard_size": config.shard_size}
-        detected = flatten(config.detect, "detect", SPEED) | flatten(config.keep, "keep")
         self.images = Stage(
             "list", images, listing.VERSION, listed, partial(listing.list_shard, self.source, images)
-        )
-        self.faces = Stage(
-            "detect",
-            faces,
-            detect.VERSION,
-            detected,
-            partial(detect.detect_shard, images, config.detect, config.keep),
         )
         self.crops = Stage(
             "crop",
@@ -63,6 +55,20 @@ class Pipeline:
             partial(crop.crop_shard, images, faces, config.crop, self.source.labels),
         )
         self.shards = self.source.shards()
+
+    @cached_property
+    def faces(self) -> Stage:
+        """The stage ``detect``. Naming it takes the detector's weights, which ``list`` can do without."""
+        config = self.config
+        detected = flatten(config.detect, "detect", SPEED) | flatten(config.keep, "keep")
+        return Stage(
+            "detect",
+            config.output / "faces",
+            detect.VERSION,
+            detected | {"detect.weights": detect.weights_sha256(config.detect)},
+            partial(detect.detect_shard, config.output / "images", config.detect, config.keep),
+            partial(detect.processes, config.detect.device),
+        )
 
     def run(self, stages: Sequence[str]) -> None:
         """Do ``stages`` in order; then leave the resolved configuration beside what it made."""

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.detect import Choice, KeepConfig, choose, letterbox, pairwise_iou
+from data_prep.detect import Choice, KeepConfig, choose, pairwise_iou
+from data_prep.prepare import letterbox
 
 BOXES = np.array(
     [[10, 10, 110, 110], [300, 200, 380, 280], [500, 20, 520, 40], [200, 10, 300, 110]], np.float32
@@ -18,7 +19,7 @@ def chosen(rule: str, annotated: np.ndarray = NOBODY) -> Choice:
 
 
 def test_all_keeps_what_passes_and_says_why_not() -> None:
-    assert chosen("all").why == ["", "", "smaller than 32 px", "score below 0.9"]
+    assert chosen("all").why == ["", "", "smaller than 30 px", "score below 0.9"]
 
 
 def test_largest_central_prefers_the_middle() -> None:
@@ -36,7 +37,7 @@ def test_best_iou_pairs_one_to_one() -> None:
 
 def test_best_iou_rejects_what_nobody_annotated() -> None:
     choice = chosen("best_iou", BOXES[1:2])
-    assert choice.why == ["matches no annotated face", "", "smaller than 32 px", "score below 0.9"]
+    assert choice.why == ["matches no annotated face", "", "smaller than 30 px", "score below 0.9"]
 
 
 def test_labels_are_carried_by_the_other_rules_too() -> None:
