@@ -46,8 +46,8 @@ class DetectConfig(Config):
     """In resize=retinaface: are small pictures enlarged until their short side is 1024 px?"""
     threshold: float = Field(0.5, gt=0, lt=1)
     """Detections that score less are not even recorded."""
-    batch: int = Field(16, ge=1)
-    """Pictures a forward pass."""
+    batch: int | None = Field(None, ge=1)
+    """Pictures a forward pass; unless given, 16, but 1 for resnet50 on the CPU, which slows down on larger ones."""
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """auto takes the GPU where there is one; or cpu, cuda, cuda:1."""
     decode_threads: int | None = Field(None, ge=0)
@@ -116,16 +116,20 @@ def detect_pictures(
     # A letterbox is of one size for all.
     size: Callable[[dict[str, Any]], Any] = _size_of if detect.resize == "retinaface" else lambda _: 0
     prepared = functools.partial(prepare, read=read, resize=_resize(listed, detect))
+    most = batch_of(detect, detector.device.type)
     rows: dict[str, list[dict[str, Any]]] = {}
     with _one_thread(), _threads(detect.decode_threads, detector.device.type) as (decoders, feeder):
-        pictures = ahead(prepared, sorted(listed, key=size), decoders, 2 * detect.batch)
-        found = ahead(
-            functools.partial(_found, detector), batches(pictures, size, detect.batch), feeder, most=2
-        )
+        pictures = ahead(prepared, sorted(listed, key=size), decoders, 2 * most)
+        found = ahead(functools.partial(_found, detector), batches(pictures, size, most), feeder, most=2)
         for batch in found:
             for picture, faces in batch:
                 rows[picture.row["image_id"]] = list(_rows(picture, faces, keep))
     return [face for row in listed for face in rows[row["image_id"]]]
+
+
+def batch_of(detect: DetectConfig, device: str) -> int:
+    """Pictures a forward pass on a device of that type."""
+    return detect.batch or (1 if detect.network == "resnet50" and device == "cpu" else 16)
 
 
 def _found(detector: RetinaFace, batch: Batch) -> list[tuple[Prepared, Detections | None]]:
