@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,22 @@ class Folder:
         """The identity, or none."""
         return "identity" if self.config.identity_from == "folder" else "none"
 
+    @functools.cached_property
+    def _people(self) -> dict[str, int]:
+        # Looked up once, for the shards' hashes, and carried to the workers: a folder that appears meanwhile does
+        # not count.
+        folders = (
+            entry.name for entry in self.config.path.iterdir() if entry.is_dir() and entry.name[0] != "."
+        )
+        return {name: number for number, name in enumerate(sorted(folders))}
+
+    def _annotations(self, name: str) -> tuple[dict[str, Any], ...]:
+        """Who the picture shows; where in it, nobody says."""
+        person, _, below = name.partition("/")
+        if self.config.identity_from == "none" or not below:
+            return ()
+        return ({"identity": self._people[person], "person": person},)
+
     def shards(self) -> list[Shard]:
         """Every file that matches, by name, in any depth."""
         root = self.config.path
@@ -65,26 +82,17 @@ class Folder:
         names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
         if not names:
             raise ConfigError(f"source.path={root}: no file matches source.pattern='{self.config.pattern}'")
-        inputs = list(zip(names, self._annotations(names), strict=True))
         return [
-            self._shard(number, inputs[start : start + self.shard_size])
-            for number, start in enumerate(range(0, len(inputs), self.shard_size))
+            self._shard(number, names[start : start + self.shard_size])
+            for number, start in enumerate(range(0, len(names), self.shard_size))
         ]
 
-    def _annotations(self, names: list[str]) -> list[tuple[dict[str, Any], ...]]:
-        """Who each picture shows; where in the picture, nobody says."""
-        people = [name.split("/")[0] if "/" in name else "" for name in names]
-        if self.config.identity_from == "none":
-            return [() for _ in names]
-        numbers = {person: number for number, person in enumerate(sorted(set(people) - {""}))}
-        return [({"identity": numbers[p], "person": p},) if p else () for p in people]
-
-    def _shard(self, number: int, inputs: list[tuple[str, tuple[dict[str, Any], ...]]]) -> Shard:
-        stats = [(self.config.path / name).stat() for name, _ in inputs]
-        state = [(*file, stat.st_size, stat.st_mtime_ns) for file, stat in zip(inputs, stats, strict=True)]
-        return Shard(number, len(inputs), digest(state), inputs)
+    def _shard(self, number: int, names: list[str]) -> Shard:
+        stats = [(self.config.path / name).stat() for name in names]
+        inputs = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]
+        return Shard(number, len(names), digest([inputs, [*map(self._annotations, names)]]), names)
 
     def pictures(self, shard: Shard) -> Iterator[Found]:
         """The files of one shard."""
-        for name, faces in shard.payload:
-            yield Found(name, self.config.path / name, faces)
+        for name in shard.payload:
+            yield Found(name, self.config.path / name, self._annotations(name))

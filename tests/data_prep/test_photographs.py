@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,7 +15,7 @@ from configs import ConfigError
 from data_prep.__main__ import load_config
 from data_prep.beton import Beton, read_labels, read_manifest
 from data_prep.detect import pairwise_iou
-from data_prep.pipeline import STAGES, Pipeline
+from data_prep.pipeline import STAGES, Pipeline, open_source
 from data_prep.tables import array_of, read_shard
 
 
@@ -78,14 +79,20 @@ def test_people_are_numbered_by_name_and_a_picture_outside_has_none(tmp_path: Pa
     for name in ("b/x.jpg", "a/deep/y.jpg", "loose.jpg"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(t1)
+    (tmp_path / "in" / ".hidden").mkdir()
     options = [f"output={tmp_path / 'run'}", "source.identity_from=folder"]
     with pytest.raises(ConfigError, match=r"add keep\.rule=largest_central"):
         load_config(str(tmp_path / "in"), options)
-    source = Pipeline(load_config(str(tmp_path / "in"), [*options, "keep.rule=largest_central"])).source
+    config = load_config(str(tmp_path / "in"), [*options, "keep.rule=largest_central"])
+    source = open_source(config)
     (shard,) = source.shards()
+    (tmp_path / "in" / "aa").mkdir()
+    source = pickle.loads(pickle.dumps(source))  # as it goes to a worker
     found = {picture.image_id: picture.annotations for picture in source.pictures(shard)}
     assert found == {
         "a/deep/y.jpg": ({"identity": 0, "person": "a"},),
         "b/x.jpg": ({"identity": 1, "person": "b"},),
         "loose.jpg": (),
     }
+    again = open_source(config).shards()
+    assert again[0].inputs != shard.inputs, "b has another number now"
