@@ -68,6 +68,15 @@ class DataPrepConfig(Config):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _a_person_needs_a_subject(self) -> DataPrepConfig:
+        named = isinstance(self.source, FolderConfig) and self.source.identity_from == "folder"
+        if named and self.keep.rule != "largest_central":
+            raise ValueError(
+                "source.identity_from: a folder's name says who is seen, not where; add keep.rule=largest_central"
+            )
+        return self
+
 
 def flatten(config: Config, prefix: str, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The fields of ``config`` under dotted names, as JSON values."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,32 +15,50 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs import Config, ConfigError
-from data_prep.images import PictureError, read_picture
+from data_prep.files import sha256_file
+from data_prep.images import read_picture
+from data_prep.prepare import Batch, Prepared, Resize, ahead, batches, letterbox, prepare, resize_like_package
 from data_prep.stage import Shard
 from data_prep.tables import FACES, read_shard, table_of
+from data_prep.weights import ONNX_SHA256, resnet50_weights
 
 if TYPE_CHECKING:
-    from data_prep.detector import Detections, Detector
+    from data_prep.detector import Detections, RetinaFace
 
-VERSION = 1
+VERSION = 2
 
 
 class DetectConfig(Config):
     """The detector and how it is run."""
 
-    network: Literal["mobilenet0.25"] = "mobilenet0.25"
-    """The RetinaFace backbone."""
+    network: Literal["mobilenet0.25", "resnet50"] = "mobilenet0.25"
+    """The RetinaFace backbone; resnet50 is the package retina-face's own network."""
+    weights: Path | None = None
+    """The state dict for resnet50; unless given, the file that the package itself keeps or downloads."""
+    resize: Literal["letterbox", "retinaface"] = "letterbox"
+    """letterbox: into a square of detect.size; retinaface: as the package retina-face does, one size a picture."""
     size: int = Field(640, ge=64, multiple_of=32)
     """Side of the letterbox, px: larger pictures are shrunk to it, smaller ones are never enlarged."""
+    allow_upscaling: bool = True
+    """In resize=retinaface: are small pictures enlarged until their short side is 1024 px?"""
     threshold: float = Field(0.5, gt=0, lt=1)
     """Detections that score less are not even recorded."""
-    batch: int = Field(16, ge=1)
-    """Pictures a forward pass."""
+    batch: int | None = Field(None, ge=1)
+    """Pictures a forward pass; unless given, 16, but 1 for resnet50 on the CPU, which slows down on larger ones."""
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """auto takes the GPU where there is one; or cpu, cuda, cuda:1."""
+    decode_threads: int | None = Field(None, ge=0)
+    """Threads a process that decode ahead of the network; unless given, none on the CPU, which the processes fill,
+    and one a core for a GPU, which one process feeds."""
+
+    @model_validator(mode="after")
+    def _weights_have_their_network(self) -> DetectConfig:
+        if self.weights is not None and self.network != "resnet50":
+            raise ValueError(f"detect.weights: {self.network} brings its own; add detect.network=resnet50")
+        return self
 
 
 class KeepConfig(Config):
@@ -49,7 +69,7 @@ class KeepConfig(Config):
     the middle."""
     min_score: float = Field(0.9, ge=0, le=1)
     """A face that scores less is not kept."""
-    min_size: float = Field(32, ge=0)
+    min_size: float = Field(30, ge=0)
     """A face whose mean side is smaller, in picture px, is not kept."""
     min_iou: float = Field(0.4, ge=0, le=1)
     """The least overlap of a detection with the annotated face that it stands for."""
@@ -69,15 +89,82 @@ class Choice:
 
 def detect_shard(images: Path, detect: DetectConfig, keep: KeepConfig, shard: Shard) -> pa.Table:
     """The face table of one shard of the image table in folder ``images``."""
-    table = read_shard(images, shard.number).to_pylist()
-    listed = [row for row in table if not row["error"]]
-    detector = _detector(detect.network, detect.device, detect.threshold)
-    size = _letterbox_side(listed, detect.size)
-    rows: list[dict[str, Any]] = []
-    with _one_thread():
-        for start in range(0, len(listed), detect.batch):
-            rows += _detect_batch(listed[start : start + detect.batch], size, detector, keep)
+    listed = [row for row in read_shard(images, shard.number).to_pylist() if not row["error"]]
+    detector = _detector(detect.network, detect.weights, detect.resize, detect.device, detect.threshold)
+    rows = detect_pictures(
+        listed, lambda row: read_picture(row["path"], row["sha256"]), detector, detect, keep
+    )
     return table_of(rows, FACES)
+
+
+def detect_pictures(
+    listed: list[dict[str, Any]],
+    read: Callable[[dict[str, Any]], Image.Image],
+    detector: RetinaFace,
+    detect: DetectConfig,
+    keep: KeepConfig,
+) -> list[dict[str, Any]]:
+    """Rows of the image table -> rows of the face table, in the same order, whatever the order of the work.
+
+    Args:
+        listed: Rows of pictures that are fine.
+        read: Gives the picture of a row, or raises PictureError.
+        detector: Made for ``detect``.
+        detect: How the pictures are resized, batched and decoded.
+        keep: Which faces are kept.
+    """
+    # A letterbox is of one size for all.
+    size: Callable[[dict[str, Any]], Any] = _size_of if detect.resize == "retinaface" else lambda _: 0
+    prepared = functools.partial(prepare, read=read, resize=_resize(listed, detect))
+    most = batch_of(detect, detector.device.type)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    with _one_thread(), _threads(detect.decode_threads, detector.device.type) as (decoders, feeder):
+        pictures = ahead(prepared, sorted(listed, key=size), decoders, 2 * most)
+        found = ahead(functools.partial(_found, detector), batches(pictures, size, most), feeder, most=2)
+        for batch in found:
+            for picture, faces in batch:
+                rows[picture.row["image_id"]] = list(_rows(picture, faces, keep))
+    return [face for row in listed for face in rows[row["image_id"]]]
+
+
+def batch_of(detect: DetectConfig, device: str) -> int:
+    """Pictures a forward pass on a device of that type."""
+    return detect.batch or (1 if detect.network == "resnet50" and device == "cpu" else 16)
+
+
+def _found(detector: RetinaFace, batch: Batch) -> list[tuple[Prepared, Detections | None]]:
+    """Each picture with its faces; None where it cannot be read."""
+    found = iter(detector(batch.pixels, batch.scales) if batch.pixels is not None else ())
+    return [(picture, next(found) if not picture.error else None) for picture in batch.pictures]
+
+
+def _resize(listed: list[dict[str, Any]], detect: DetectConfig) -> Resize:
+    if detect.resize == "retinaface":
+        return functools.partial(resize_like_package, allow_upscaling=detect.allow_upscaling)
+    # Small pictures need no large letterbox: the longest side, up to a multiple of 32.
+    longest = max((max(_size_of(row)) for row in listed), default=32)
+    return functools.partial(letterbox, size=min(detect.size, -(-longest // 32) * 32))
+
+
+def _size_of(row: dict[str, Any]) -> tuple[int, int]:
+    return row["width"], row["height"]
+
+
+@contextmanager
+def _threads(decoding: int | None, device: str) -> Iterator[tuple[Executor | None, Executor | None]]:
+    """Threads that decode, and one that feeds the network while this one looks through what was found."""
+    if decoding is None:
+        decoding = len(os.sched_getaffinity(0)) if device == "cuda" else 0
+    if not decoding:
+        yield None, None
+        return
+    with ThreadPoolExecutor(decoding) as decoders, ThreadPoolExecutor(1) as feeder:
+        try:
+            yield decoders, feeder
+        except BaseException:
+            for pool in (decoders, feeder):
+                pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 @contextmanager
@@ -94,59 +181,47 @@ def _one_thread() -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=1)
-def _detector(network: str, device: str, threshold: float) -> Detector:
+def _detector(
+    network: Literal["mobilenet0.25", "resnet50"],
+    weights: Path | None,
+    resize: str,
+    device: str,
+    threshold: float,
+) -> RetinaFace:
     # Here, not above: a run that finds every shard done must not wait for torch to load.
-    import torch
-
     from data_prep.detector import build
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"detect.device={device}: there is no GPU here; use detect.device=auto")
-    return build(network, device, threshold)
+    like_package = resize == "retinaface"
+    return build(network, _device(device), threshold, weights=weights, like_package=like_package)
 
 
-def _letterbox_side(listed: list[dict[str, Any]], limit: int) -> int:
-    """A shard of small pictures needs no large letterbox: the longest side, up to a multiple of 32."""
-    longest = max((max(row["width"], row["height"]) for row in listed), default=32)
-    return min(limit, -(-longest // 32) * 32)
+def _device(wanted: str) -> str:
+    """``wanted``, where auto is what this machine has."""
+    import torch
+
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"detect.device={wanted}: there is no GPU here; use detect.device=auto")
+    return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _detect_batch(
-    batch: list[dict[str, Any]], size: int, detector: Detector, keep: KeepConfig
-) -> Iterator[dict[str, Any]]:
-    readable, letters, scales = [], [], []
-    for row in batch:
-        try:
-            image = read_picture(row["path"], row["sha256"])
-        except PictureError as error:
-            # It was fine when it was listed. Face -1 says so, for nothing may vanish from the tables.
-            yield {"image_id": row["image_id"], "face": -1, "kept": False, "why": "", "error": str(error)}
-            continue
-        letter, scale = letterbox(image, size)
-        readable.append(row)
-        letters.append(letter)
-        scales.append(scale)
-    if readable:
-        for row, scale, found in zip(readable, scales, detector(np.stack(letters)), strict=True):
-            yield from _rows(row, scale, found, keep)
+def processes(device: str, workers: int) -> int:
+    """How many processes detect: ``workers`` on the CPU, one for a GPU, which more would only share."""
+    return workers if device == "cpu" or _device(device) == "cpu" else 1
 
 
-def letterbox(image: Image.Image, size: int) -> tuple[NDArray[np.uint8], float]:
-    """The picture in the top left of (size, size, 3), shrunk if it must be, and the factor of the shrinking."""
-    scale = min(1.0, size / max(image.size))
-    if scale < 1:
-        sides = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        image = image.resize(sides, Image.Resampling.BILINEAR, reducing_gap=3.0)
-    canvas = np.full((size, size, 3), (123, 117, 104), np.uint8)  # the network's mean: zero to it
-    canvas[: image.height, : image.width] = np.asarray(image)
-    return canvas, scale
+def weights_sha256(detect: DetectConfig) -> str:
+    """The hash of the weights' file: other weights, other faces."""
+    return ONNX_SHA256 if detect.network == "mobilenet0.25" else sha256_file(resnet50_weights(detect.weights))
 
 
-def _rows(row: dict[str, Any], scale: float, found: Detections, keep: KeepConfig) -> Iterator[dict[str, Any]]:
+def _rows(picture: Prepared, found: Detections | None, keep: KeepConfig) -> Iterator[dict[str, Any]]:
     """The face-table rows of one picture."""
-    boxes = found.boxes / np.float32(scale)
+    row = picture.row
+    if found is None:
+        # It was fine when it was listed. Face -1 says so, for nothing may vanish from the tables.
+        yield {"image_id": row["image_id"], "face": -1, "kept": False, "why": "", "error": picture.error}
+        return
+    boxes = found.boxes
     annotations = row.get("annotations") or ()
     annotated = np.array([a.get("box") or _NO_BOX for a in annotations], np.float32).reshape(-1, 4)
     choice = choose(boxes, found.scores, annotated, (row["width"], row["height"]), keep)
@@ -156,7 +231,7 @@ def _rows(row: dict[str, Any], scale: float, found: Detections, keep: KeepConfig
             "face": face,
             "box": box,
             "score": found.scores[face],
-            "landmarks5": found.landmarks5[face].reshape(10) / np.float32(scale),
+            "landmarks5": found.landmarks5[face].reshape(10),
             "face_size": mean_side(box),
             "annotation": choice.annotation[face],
             "iou": choice.iou[face],

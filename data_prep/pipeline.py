@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from configs import config_hash, dump
@@ -31,7 +31,7 @@ IN_PARTS = ("list", "detect", "crop")
 """The stages that go through the shards one by one."""
 STAGES = (*IN_PARTS, "write", "report")
 # How the work is spread is no part of what is made.
-SPEED = frozenset({"batch", "device"})
+SPEED = frozenset({"batch", "device", "decode_threads"})
 REPORT_VERSION = 2
 _log = logging.getLogger(__name__)
 
@@ -53,16 +53,8 @@ class Pipeline:
         listed = flatten(config.source, "source") | {"shard_size": config.shard_size}
         if config.from_list:
             listed["from_list"] = sha256_file(config.from_list)
-        detected = flatten(config.detect, "detect", SPEED) | flatten(config.keep, "keep")
         self.images = Stage(
             "list", images, listing.VERSION, listed, partial(listing.list_shard, self.source, images)
-        )
-        self.faces = Stage(
-            "detect",
-            faces,
-            detect.VERSION,
-            detected,
-            partial(detect.detect_shard, images, config.detect, config.keep),
         )
         self.crops = Stage(
             "crop",
@@ -70,6 +62,20 @@ class Pipeline:
             crop.VERSION,
             flatten(config.crop, "crop"),
             partial(crop.crop_shard, images, faces, config.crop, self.source.labels),
+        )
+
+    @cached_property
+    def faces(self) -> Stage:
+        """The stage ``detect``. Naming it takes the detector's weights, which ``list`` can do without."""
+        config = self.config
+        detected = flatten(config.detect, "detect", SPEED) | flatten(config.keep, "keep")
+        return Stage(
+            "detect",
+            config.output / "faces",
+            detect.VERSION,
+            detected | {"detect.weights": detect.weights_sha256(config.detect)},
+            partial(detect.detect_shard, config.output / "images", config.detect, config.keep),
+            partial(detect.processes, config.detect.device),
         )
 
     def run(self, stages: Sequence[str]) -> None:

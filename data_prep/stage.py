@@ -59,7 +59,8 @@ class Stage:
 
     ``version`` goes up when the algorithm changes; ``settings`` are the configuration fields, by dotted name,
     that alter the output. Both, with each shard's ``inputs``, decide whether a shard on disk is still right.
-    ``work`` makes the table of a shard.
+    ``work`` makes the table of a shard. ``processes`` says, when there is work, how many of the allowed processes
+    are of use; all, unless given.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Stage:
     version: int
     settings: dict[str, Any]
     work: Callable[[Shard], pa.Table]
+    processes: Callable[[int], int] = int
 
     def mark(self, number: int) -> Commit:
         """The mark of one shard; raises ConfigError where it is missing."""
@@ -96,6 +98,7 @@ def run(
     """
     todo = unfinished(stage, shards, total, retry_failed)
     if todo:
+        workers = stage.processes(workers)
         rows = sum(shard.size for shard in shards)
         done = rows - sum(shard.size for shard in todo)
         with tqdm(total=rows, initial=done, desc=stage.name, unit="row") as bar:

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from data_prep.detect import Choice, KeepConfig, choose, letterbox, pairwise_iou
+from data_prep.detect import Choice, KeepConfig, choose, pairwise_iou
 
 BOXES = np.array(
     [[10, 10, 110, 110], [300, 200, 380, 280], [500, 20, 520, 40], [200, 10, 300, 110]], np.float32
@@ -18,7 +17,7 @@ def chosen(rule: str, annotated: np.ndarray = NOBODY) -> Choice:
 
 
 def test_all_keeps_what_passes_and_says_why_not() -> None:
-    assert chosen("all").why == ["", "", "smaller than 32 px", "score below 0.9"]
+    assert chosen("all").why == ["", "", "smaller than 30 px", "score below 0.9"]
 
 
 def test_largest_central_prefers_the_middle() -> None:
@@ -36,7 +35,7 @@ def test_best_iou_pairs_one_to_one() -> None:
 
 def test_best_iou_rejects_what_nobody_annotated() -> None:
     choice = chosen("best_iou", BOXES[1:2])
-    assert choice.why == ["matches no annotated face", "", "smaller than 32 px", "score below 0.9"]
+    assert choice.why == ["matches no annotated face", "", "smaller than 30 px", "score below 0.9"]
 
 
 def test_labels_are_carried_by_the_other_rules_too() -> None:
@@ -52,16 +51,6 @@ def test_iou_of_known_boxes() -> None:
     a = np.array([[0, 0, 10, 10]], np.float32)
     b = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]], np.float32)
     assert pairwise_iou(a, b)[0] == pytest.approx([1, 1 / 3, 0])
-
-
-def test_letterbox_shrinks_but_never_enlarges() -> None:
-    small, scale = letterbox(Image.new("RGB", (100, 60), "red"), 128)
-    assert scale == 1
-    assert (small[:60, :100] == (255, 0, 0)).all()
-    assert (small[60:] == small[-1, -1]).all()
-    large, scale = letterbox(Image.new("RGB", (1000, 500), "red"), 128)
-    assert scale == pytest.approx(0.128)
-    assert (large[:64, :128] == (255, 0, 0)).all()
 
 
 def test_a_label_without_a_place_belongs_to_the_subject() -> None:

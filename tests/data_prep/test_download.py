@@ -389,9 +389,7 @@ def test_the_counts_of_the_list_are_told(root: Path, caplog: pytest.LogCaptureFi
     listed(root, row("http://b/1.jpg", 1), row("http://b/1.jpg", 2), row("http://b/2.jpg", 2), "damaged")
     with caplog.at_level(logging.INFO):
         read_records(root)
-    assert caplog.messages == [
-        "imdb_face: 3 faces of 2 people in 2 pictures listed"
-    ]
+    assert caplog.messages == ["imdb_face: 3 faces of 2 people in 2 pictures listed"]
 
 
 def test_a_source_that_was_not_downloaded(root: Path, command: Command) -> None:

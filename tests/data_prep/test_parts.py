@@ -140,7 +140,7 @@ def test_a_stage_is_finished_when_it_is_for_all_shards(folder: Path, config: Dat
     assert done() == ["list"]
     larger = settings(folder, config.output, "keep.min_size=60")
     assert stage_finished(larger, "list")
-    with pytest.raises(ConfigError, match=r"made with keep\.min_size=32\.0, now keep\.min_size=60"):
+    with pytest.raises(ConfigError, match=r"made with keep\.min_size=30\.0, now keep\.min_size=60"):
         stage_finished(larger, "detect")
 
 
