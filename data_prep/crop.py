@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, model_validator
 
-from configs import Config
+from configs import Config, ConfigError
 from data_prep.detect import mean_side
 from data_prep.images import PictureError, read_picture
 from data_prep.stage import Shard
@@ -113,7 +113,7 @@ def _labels(picture: dict[str, Any], face: dict[str, Any], config: CropConfig) -
         "identity": truth.get("identity", -1),
         "box": move_label(affine, "box", face["box"]),
         "score": face["score"],
-        "landmarks5": move(affine, face["landmarks5"]),
+        "landmarks5": None if face["landmarks5"] is None else move(affine, face["landmarks5"]),
         "face_size": face["face_size"],
         "affine": affine,
         "error": "",
@@ -126,6 +126,11 @@ def _labels(picture: dict[str, Any], face: dict[str, Any], config: CropConfig) -
 def crop_affine(face: dict[str, Any], config: CropConfig) -> NDArray[np.float32]:
     """A row of the face table -> (6,) rows of the 2x3 matrix from picture to crop px."""
     if config.mode == "align5":
+        if face["landmarks5"] is None:
+            raise ConfigError(
+                f"crop.mode=align5: face {face['image_id']}#{face['face']} has no five landmarks; with "
+                "detect.network=annotated only the source could give them"
+            )
         return align_affine(np.array(face["landmarks5"]), config.image_size)
     return box_affine(np.array(face["box"], np.float32), config)
 

@@ -34,8 +34,9 @@ VERSION = 2
 class DetectConfig(Config):
     """The detector and how it is run."""
 
-    network: Literal["mobilenet0.25", "resnet50"] = "mobilenet0.25"
-    """The RetinaFace backbone; resnet50 is the package retina-face's own network."""
+    network: Literal["mobilenet0.25", "resnet50", "annotated"] = "mobilenet0.25"
+    """The RetinaFace backbone; resnet50 is the package retina-face's own network. annotated: nothing is detected, the
+    source's own boxes are the faces, as test sets with boxes of their own are evaluated."""
     weights: Path | None = None
     """The state dict for resnet50; unless given, the file that the package itself keeps or downloads."""
     resize: Literal["letterbox", "retinaface"] = "letterbox"
@@ -57,7 +58,9 @@ class DetectConfig(Config):
     @model_validator(mode="after")
     def _weights_have_their_network(self) -> DetectConfig:
         if self.weights is not None and self.network != "resnet50":
-            raise ValueError(f"detect.weights: {self.network} brings its own; add detect.network=resnet50")
+            raise ValueError(
+                f"detect.weights: not for detect.network={self.network}; add detect.network=resnet50"
+            )
         return self
 
 
@@ -90,11 +93,30 @@ class Choice:
 def detect_shard(images: Path, detect: DetectConfig, keep: KeepConfig, shard: Shard) -> pa.Table:
     """The face table of one shard of the image table in folder ``images``."""
     listed = [row for row in read_shard(images, shard.number).to_pylist() if not row["error"]]
+    if detect.network == "annotated":
+        faces = [face for row in listed for face in _rows(Prepared(row, None), annotated_faces(row), keep)]
+        return table_of(faces, FACES)
     detector = _detector(detect.network, detect.weights, detect.resize, detect.device, detect.threshold)
     rows = detect_pictures(
         listed, lambda row: read_picture(row["path"], row["sha256"]), detector, detect, keep
     )
     return table_of(rows, FACES)
+
+
+def annotated_faces(row: dict[str, Any]) -> Detections:
+    """The annotated faces of a row of the image table as if they had been detected, with score 1.
+
+    Those without a box are left out; landmarks that are not annotated are NaN.
+    """
+    from data_prep.detector import Detections
+
+    known = [face for face in row.get("annotations") or () if face.get("box")]
+    unknown = [np.nan] * 10
+    return Detections(
+        np.array([face["box"] for face in known], np.float32).reshape(-1, 4),
+        np.ones(len(known), np.float32),
+        np.array([face.get("landmarks5") or unknown for face in known], np.float32).reshape(-1, 5, 2),
+    )
 
 
 def detect_pictures(
@@ -210,7 +232,9 @@ def processes(device: str, workers: int) -> int:
 
 
 def weights_sha256(detect: DetectConfig) -> str:
-    """The hash of the weights' file: other weights, other faces."""
+    """The hash of the weights' file, if there is one: other weights, other faces."""
+    if detect.network == "annotated":
+        return ""
     return ONNX_SHA256 if detect.network == "mobilenet0.25" else sha256_file(resnet50_weights(detect.weights))
 
 
@@ -231,7 +255,9 @@ def _rows(picture: Prepared, found: Detections | None, keep: KeepConfig) -> Iter
             "face": face,
             "box": box,
             "score": found.scores[face],
-            "landmarks5": found.landmarks5[face].reshape(10),
+            "landmarks5": None
+            if np.isnan(found.landmarks5[face]).any()
+            else found.landmarks5[face].reshape(10),
             "face_size": mean_side(box),
             "annotation": choice.annotation[face],
             "iou": choice.iou[face],

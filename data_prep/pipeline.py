@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from configs import config_hash, dump
+from configs import ConfigError, config_hash, dump
 from data_prep import crop, detect, listing, published
 from data_prep.beton import SourceNote, read_manifest
 from data_prep.config import DataPrepConfig, flatten
@@ -68,6 +68,8 @@ class Pipeline:
     def faces(self) -> Stage:
         """The stage ``detect``. Naming it takes the detector's weights, which ``list`` can do without."""
         config = self.config
+        if config.detect.network == "annotated" and self.source.labels.get_field_index("box") < 0:
+            raise ConfigError(f"detect.network=annotated: {config.source.kind} has no boxes; name a network")
         detected = flatten(config.detect, "detect", SPEED) | flatten(config.keep, "keep")
         return Stage(
             "detect",

@@ -229,7 +229,7 @@ def test_weights_that_cannot_be_had_say_how_to_go_on(tmp_path: Path, monkeypatch
         build("resnet50", "cpu", 0.5)
     with pytest.raises(ConfigError, match=r"^detect\.weights=nowhere\.pth: no such file"):
         build("resnet50", "cpu", 0.5, weights=Path("nowhere.pth"))
-    with pytest.raises(ConfigError, match=r"mobilenet0\.25 brings its own"):
+    with pytest.raises(ConfigError, match=r"not for detect\.network=mobilenet0\.25"):
         load_config(str(tmp_path), ["detect.weights=nowhere.pth"])
 
 
