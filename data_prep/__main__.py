@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import configs
@@ -13,6 +15,7 @@ from data_prep.config import DataPrepConfig
 from data_prep.pipeline import IN_PARTS, STAGES, Pipeline
 from data_prep.stage import WHOLE, parse_part
 
+COMMANDS = ("compare", "remove")
 ABOUT = """\
 Photographs to a set of face crops, in stages. Each continues where it stopped and does nothing when it is done.
 
@@ -23,6 +26,10 @@ stages:
   write     all crops as an FFCV file with labels and a manifest                  -> set.beton, .parquet, .json
   report    counts, failures, histograms, contact sheets                          -> report/index.html
   all       the five in a row (default)
+
+on finished runs (each has its own --help):
+  compare   which pictures and crops of one set are in another one too            -> runs/compare/
+  remove    take pictures, or all of a person, out of everything that a run made
 
 examples:
   python -m data_prep ~/pictures
@@ -82,6 +89,9 @@ def load_config(source: str, overrides: Sequence[str]) -> DataPrepConfig:
 
 def main() -> None:
     """Run the stages of the command line; the last line tells where the report is."""
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        import_module(f"data_prep.{sys.argv[1]}").main(sys.argv[2:])
+        return
     args = parse()
     config = load_config(args.source, args.overrides)
     if not str(config.output).strip("."):

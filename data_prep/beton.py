@@ -15,7 +15,7 @@ import hashlib
 import io
 import mmap
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
@@ -91,6 +91,8 @@ class Manifest(pydantic.BaseModel):
     config_hash: str = ""
     inputs: str = ""
     """Hash of the tables that the set was made from."""
+    left_out: dict[str, int] = {}
+    """Reason -> rows that the config left out of the set."""
     face_size: FaceSize | None = None
 
 
@@ -105,6 +107,7 @@ def write_beton(
     sources: Sequence[SourceNote] = (),
     config_hash: str = "",
     inputs: str = "",
+    left_out: Mapping[str, int] | None = None,
     face_size: FaceSize | None = None,
 ) -> Manifest:
     """Write a verified .beton and its manifest, each by a temporary and a rename.
@@ -119,6 +122,7 @@ def write_beton(
         sources: Where the images come from.
         config_hash: Of the configuration that made them.
         inputs: Hash of the tables that they were taken from.
+        left_out: Reason -> images of these tables that are not among them.
         face_size: Statistics of the faces in their pictures.
 
     Raises:
@@ -143,6 +147,7 @@ def write_beton(
         sources=tuple(sources),
         config_hash=config_hash,
         inputs=inputs,
+        left_out=dict(left_out or {}),
         face_size=face_size,
     )
     write_json(path.with_suffix(".json"), manifest.model_dump())

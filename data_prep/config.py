@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from configs import Config
 from data_prep.crop import CropConfig
 from data_prep.detect import DetectConfig, KeepConfig
+from data_prep.exclude import ExcludeConfig
 from data_prep.sources.affectnet import AffectNetConfig
 from data_prep.sources.folder import FolderConfig
 from data_prep.sources.synthetic import SyntheticSourceConfig
@@ -36,6 +37,8 @@ class DataPrepConfig(Config):
     """Which detections become crops."""
     crop: CropConfig = CropConfig()
     """The crops."""
+    exclude: ExcludeConfig = ExcludeConfig()
+    """Which crops stay out of the set; the tables keep them."""
     shard_size: int = Field(256, ge=1)
     """Pictures a shard: the unit of work, of retry and of resume."""
     workers: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1)

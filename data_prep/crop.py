@@ -24,11 +24,11 @@ from pydantic import Field
 
 from configs import Config
 from data_prep.detect import mean_side
-from data_prep.images import PictureError, read_picture
-from data_prep.stage import Shard
+from data_prep.images import PictureError, difference_hashes, read_picture
+from data_prep.stage import Shard, timed
 from data_prep.tables import PIXEL_POINTS, crop_schema, label_column, read_shard, table_of
 
-VERSION = 1
+VERSION = 2
 
 
 class CropConfig(Config):
@@ -73,7 +73,11 @@ def _crop_picture(
         return [row | {"error": str(error)} for row in rows]
     pixels = np.asarray(image)
     for row in rows:
-        row["jpeg"] = encode(crop(pixels, row["affine"], config), config.quality)
+        with timed("crop"):
+            cut = crop(pixels, row["affine"], config)
+        row["dhash"], row["dhash_down"] = difference_hashes(cut)
+        with timed("encode"):
+            row["jpeg"] = encode(cut, config.quality)
     return rows
 
 
@@ -95,6 +99,7 @@ def _labels(picture: dict[str, Any], face: dict[str, Any], config: CropConfig) -
         "landmarks5": move(affine, face["landmarks5"]),
         "face_size": face["face_size"],
         "affine": affine,
+        "picture_sha256": picture["sha256"],
         "error": "",
     } | {label_column(name): value for name, value in moved.items()}
 

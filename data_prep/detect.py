@@ -17,7 +17,7 @@ from pydantic import Field
 
 from configs import Config, ConfigError
 from data_prep.images import PictureError, read_picture
-from data_prep.stage import Shard
+from data_prep.stage import Shard, timed
 from data_prep.tables import FACES, read_shard, table_of
 
 if TYPE_CHECKING:
@@ -129,7 +129,9 @@ def _detect_batch(
         letters.append(letter)
         scales.append(scale)
     if readable:
-        for row, scale, found in zip(readable, scales, detector(np.stack(letters)), strict=True):
+        with timed("network"):
+            detections = detector(np.stack(letters))
+        for row, scale, found in zip(readable, scales, detections, strict=True):
             yield from _rows(row, scale, found, keep)
 
 

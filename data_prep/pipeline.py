@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from configs import config_hash, dump
-from data_prep import crop, detect, listing
+from data_prep import crop, detect, listing, removed
 from data_prep.beton import SourceNote, read_manifest
 from data_prep.config import DataPrepConfig, flatten
 from data_prep.files import atomic_write, digest, write_json
@@ -27,7 +27,7 @@ IN_PARTS = ("list", "detect", "crop")
 STAGES = (*IN_PARTS, "write", "report")
 # How the work is spread is no part of what is made.
 SPEED = frozenset({"batch", "device"})
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 
 
 class Pipeline:
@@ -66,6 +66,7 @@ class Pipeline:
 
     def run(self, stages: Sequence[str]) -> None:
         """Do ``stages`` in order; then leave the resolved configuration beside what it made."""
+        removed.finish(self.config.output, self.source.labels)
         for name in stages:
             getattr(self, name)()
         if self.part == WHOLE:
@@ -102,6 +103,7 @@ class Pipeline:
             label_name=self.source.label_name,
             source=self.source_note(),
             config_hash=config_hash(self.config, exclude={"workers"}),
+            exclude=self.config.exclude,
             retry_failed=self.retry_failed,
         )
 
@@ -126,7 +128,9 @@ class Pipeline:
             "report": self._report_is_current,
         }
         # In order and no further than the first that is not done: each is judged by the marks of those before.
-        return all(done[name]() for name in STAGES[: STAGES.index(last) + 1])
+        return not removed.read_list(self.config.output).under_way and all(
+            done[name]() for name in STAGES[: STAGES.index(last) + 1]
+        )
 
     def _is_current(self, stage: Stage, *before: Stage) -> bool:
         return not unfinished(stage, self._after(*before), len(self.shards))
@@ -137,7 +141,7 @@ class Pipeline:
         path = self.config.output / "set.beton"
         crops = self.crops.commits(len(self.shards))
         return path.with_suffix(".json").exists() and (
-            read_manifest(path).inputs == inputs_hash(crops, self.source.label_name)
+            read_manifest(path).inputs == inputs_hash(crops, self.source.label_name, self.config.exclude)
         )
 
     def _report_inputs(self) -> str:
