@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from data_prep.files import read_commit
 from data_prep.images import PictureError, decode_picture, difference_hash, read_bytes
+from data_prep.names import name_to_text
 from data_prep.sources import Found, Source
 from data_prep.stage import Shard
 from data_prep.tables import image_schema, read_shard, table_of
 
-VERSION = 1
+VERSION = 2
 
 
 def list_shard(source: Source, folder: Path, shard: Shard) -> pa.Table:
@@ -30,7 +31,12 @@ def list_shard(source: Source, folder: Path, shard: Shard) -> pa.Table:
 
 
 def _row(found: Found, good: Mapping[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
-    row: dict[str, Any] = {"image_id": found.image_id, "path": str(found.path), "status": "ok", "error": ""}
+    row: dict[str, Any] = {
+        "image_id": found.image_id,
+        "path": name_to_text(found.path),
+        "status": "ok",
+        "error": "",
+    }
     row["annotations"] = list(found.annotations)
     if found.error:
         return row | {"status": "failed", "error": found.error}
