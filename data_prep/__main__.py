@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import configs
 from configs import ConfigError, cli
 from data_prep.config import DataPrepConfig
 from data_prep.pipeline import IN_PARTS, STAGES, Pipeline
-from data_prep.stage import WHOLE, parse_part
+from data_prep.stage import WHOLE, StageError, parse_part
 
 ABOUT = """\
 Photographs to a set of face crops, in stages. Each continues where it stopped and does nothing when it is done.
@@ -80,15 +81,22 @@ def load_config(source: str, overrides: Sequence[str]) -> DataPrepConfig:
     return configs.load(template, [*given, *overrides], schema=DataPrepConfig)
 
 
-def main() -> None:
+def main() -> int:
     """Run the stages of the command line; the last line tells where the report is."""
     args = parse()
     config = load_config(args.source, args.overrides)
     if not str(config.output).strip("."):
         raise ConfigError("output: name a folder of its own, for example output=runs/data/mine")
-    Pipeline(config, args.retry_failed, args.part).run(args.stages)
+    try:
+        Pipeline(config, args.retry_failed, args.part).run(args.stages)
+    except BrokenPipeError:
+        raise
+    except (StageError, OSError) as error:  # the machine's fault, not the code's: no traceback
+        print(f"error: {error}", file=sys.stderr)
+        return cli.FAILED
     report = config.output / "report" / "index.html"
     print(f"report: {report}" if report.exists() else f"done: {config.output}")
+    return cli.DONE
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from configs import config_hash, dump
 from data_prep import crop, detect, listing
 from data_prep.beton import SourceNote, read_manifest
 from data_prep.config import DataPrepConfig, flatten
-from data_prep.files import atomic_write, digest, write_json
+from data_prep.files import atomic_write, digest, lock, remove_temporaries, write_json
 from data_prep.sources import Source
 from data_prep.sources.affectnet import AffectNet, AffectNetConfig
 from data_prep.sources.folder import Folder, FolderConfig
@@ -69,8 +70,16 @@ class Pipeline:
         for name in stages:
             getattr(self, name)()
         if self.part == WHOLE:
-            with atomic_write(self.config.output / "config.yaml", "w") as file:
+            with self._alone(), atomic_write(self.config.output / "config.yaml", "w") as file:
                 file.write(dump(self.config))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold what belongs to all shards, so that of two runs at once the second finds it done by the first."""
+        with lock(self.config.output / ".lock", wait=True):
+            for folder in (self.config.output, self.config.output / "report"):
+                remove_temporaries(folder)
+            yield
 
     def list(self) -> None:
         """The image table."""
@@ -94,23 +103,25 @@ class Pipeline:
 
         self._quarantine(self.images, self.faces)
         commits = self.crops.commits(len(self.shards))
-        write_set(
-            self.config.output,
-            self.crops.folder,
-            commits,
-            image_size=self.config.crop.image_size,
-            label_name=self.source.label_name,
-            source=self.source_note(),
-            config_hash=config_hash(self.config, exclude={"workers"}),
-            retry_failed=self.retry_failed,
-        )
+        with self._alone():
+            write_set(
+                self.config.output,
+                self.crops.folder,
+                commits,
+                image_size=self.config.crop.image_size,
+                label_name=self.source.label_name,
+                source=self.source_note(),
+                config_hash=config_hash(self.config, exclude={"workers"}),
+                retry_failed=self.retry_failed,
+            )
 
     def report(self) -> None:
         """report/index.html and report/summary.json."""
         if not self._report_is_current():
             from data_prep.report import write_report  # a second of imports: only where needed
 
-            write_report(self, self._report_inputs())
+            with self._alone():
+                write_report(self, self._report_inputs())
 
     def finished(self, last: str) -> bool:
         """Whether the stages up to ``last`` are done: running them would change nothing.
@@ -148,7 +159,9 @@ class Pipeline:
     def _report_is_current(self) -> bool:
         """Does the report on disk show exactly this?"""
         summary = self.config.output / "report" / "summary.json"
-        return summary.exists() and json.loads(summary.read_bytes())["inputs"] == self._report_inputs()
+        with suppress(ValueError):
+            return summary.exists() and json.loads(summary.read_bytes())["inputs"] == self._report_inputs()
+        return False
 
     def source_note(self) -> SourceNote:
         """What the manifest and the report say about the source."""
@@ -163,11 +176,14 @@ class Pipeline:
     def _quarantine(self, *stages: Stage) -> None:
         """quarantine.json: every picture that cannot be used, and why."""
         if not self._quarantine_is_current(*stages):
-            write_json(self.config.output / "quarantine.json", [*self._failed(*stages)])
+            with self._alone():
+                write_json(self.config.output / "quarantine.json", [*self._failed(*stages)])
 
     def _quarantine_is_current(self, *stages: Stage) -> bool:
         path = self.config.output / "quarantine.json"
-        return path.exists() and json.loads(path.read_bytes()) == [*self._failed(*stages)]
+        with suppress(ValueError):  # a damaged one is written again
+            return path.exists() and json.loads(path.read_bytes()) == [*self._failed(*stages)]
+        return False
 
     def _failed(self, *stages: Stage) -> Iterator[dict[str, str]]:
         for stage in stages:
