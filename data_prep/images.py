@@ -178,7 +178,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
             eight[deep == image.info["transparency"]] = 255
         image = Image.fromarray(eight)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        if image.mode == "La":
+            image = image.convert("LA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")  # a copy may be half a gigabyte
         upon = Image.new("RGB", image.size, "white")
         upon.paste(image, mask=image.getchannel("A"))
         return upon
