@@ -13,11 +13,12 @@ from pydantic_core import PydanticUndefined
 from configs import ConfigError, nested_models
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
+INTERRUPTED = 130  # as shells count: 128 and the signal's number
 STOPPED = 75  # EX_TEMPFAIL: on request; the same command goes on
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call ``main`` and exit: 0 done, 1 failed (with its traceback), 2 bad usage (one line on stderr)."""
+    """Call ``main`` and exit: 0 done, 1 failed (with its traceback), 2 bad usage (one line on stderr), 130 Ctrl-C."""
     try:
         code = main()
     except ConfigError as error:
@@ -28,7 +29,7 @@ def run(main: Callable[[], int | None]) -> None:
         code = FAILED
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is on disk", file=sys.stderr)
-        code = FAILED
+        code = INTERRUPTED
     sys.exit(code or DONE)
 
 

@@ -14,7 +14,7 @@ import configs
 from configs import ConfigError, cli
 from data_prep.config import DataPrepConfig
 from data_prep.pipeline import IN_PARTS, STAGES, Pipeline
-from data_prep.stage import WHOLE, parse_part
+from data_prep.stage import WHOLE, StageError, parse_part
 
 DOWNLOAD = "download"
 ABOUT = """\
@@ -109,27 +109,36 @@ def load_config(source: str, overrides: Sequence[str]) -> DataPrepConfig:
     return configs.load(template, [*given, *overrides], schema=DataPrepConfig)
 
 
-def main() -> None:
+def main() -> int:
     """Run the stages of the command line; the last line tells where the report is."""
     if sys.argv[1:] and sys.argv[1] in OTHERS:
         importlib.import_module(f"data_prep.{sys.argv[1]}").main(sys.argv[2:])
-        return
+        return cli.DONE
     args = parse()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = load_config(args.source, args.overrides)
     if not str(config.output).strip("."):
         raise ConfigError("output: name a folder of its own, for example output=runs/data/mine")
-    if args.download:
-        from data_prep.download.command import download  # here: no other stage needs the network
-
-        counts = download(config, args.retry_failed, args.part)
-        print(
-            f"{config.source.kind}: {', '.join(f'{count} {status}' for status, count in counts.most_common())}"
-        )
-        return
-    Pipeline(config, args.retry_failed, args.part).run(args.stages)
+    try:
+        if args.download:
+            _download(config, args)
+            return cli.DONE
+        Pipeline(config, args.retry_failed, args.part).run(args.stages)
+    except BrokenPipeError:
+        raise
+    except (StageError, OSError) as error:  # the machine's fault, not the code's: no traceback
+        print(f"error: {error}", file=sys.stderr)
+        return cli.FAILED
     report = config.output / "report" / "index.html"
     print(f"report: {report}" if report.exists() else f"done: {config.output}")
+    return cli.DONE
+
+
+def _download(config: DataPrepConfig, args: argparse.Namespace) -> None:
+    from data_prep.download.command import download  # here: no other stage needs the network
+
+    counts = download(config, args.retry_failed, args.part)
+    print(f"{config.source.kind}: {', '.join(f'{count} {status}' for status, count in counts.most_common())}")
 
 
 if __name__ == "__main__":

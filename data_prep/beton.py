@@ -319,7 +319,10 @@ def read_manifest(path: str | Path) -> Manifest:
         raise ConfigError(
             f"{manifest}: no such file, so {path} is not whole; run 'python -m data_prep write'"
         )
-    return Manifest.model_validate_json(manifest.read_bytes())
+    try:
+        return Manifest.model_validate_json(manifest.read_bytes())
+    except pydantic.ValidationError:
+        raise ConfigError(f"{manifest}: damaged; remove it and run 'python -m data_prep write'") from None
 
 
 def read_labels(path: str | Path) -> pa.Table:

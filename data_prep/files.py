@@ -17,6 +17,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pydantic
 
+from configs import ConfigError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -29,20 +31,34 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary beside ``path``; on success it replaces ``path``, on an error it is removed.
 
     The data is on disk (fsync of the file, then of its folder) before the name appears, so a reader sees the
-    old file or the new one, and a power cut leaves no empty file under the final name.
+    old file or the new one, and a power cut leaves no empty file under the final name. Text is UTF-8. An OSError
+    of a full disk names ``path``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Host and process id keep two writers of one path from sharing a temporary.
     temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
     try:
-        with open(temporary, mode) as file:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         publish(temporary, path)
+    except OSError as error:
+        if error.errno and not error.filename:  # a failed write does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path, stem: str = "") -> None:
+    """Remove what killed processes have left of ``folder``'s files that begin with ``stem``.
+
+    Only for one that holds these files against other processes.
+    """
+    for stale in folder.glob(f".{stem}*.tmp"):
+        stale.unlink(missing_ok=True)
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -59,11 +75,13 @@ def publish(temporary: Path, path: Path) -> None:
 def lock(path: Path, wait: bool) -> Iterator[bool]:
     """Hold ``path`` against other processes; yields False if another one has it and not ``wait``.
 
+    The file tells the id of the process that held it last.
+
     A lock of the operating system, not a marker file: it ends with the process, so that a killed one leaves
     nothing behind that somebody would have to clear. On a file system without locks everybody holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
+    with open(path, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             mine = True
@@ -74,6 +92,10 @@ def lock(path: Path, wait: bool) -> Iterator[bool]:
                 raise
             _log.warning("%s: this file system has no locks; see to it that nobody else writes there", path)
             mine = True
+        if mine:
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
         yield mine
 
 
@@ -135,14 +157,30 @@ def shard_paths(folder: Path, number: int) -> tuple[Path, Path]:
 
 
 def read_commit(folder: Path, number: int) -> Commit | None:
-    """The commit mark of a shard, or None while the shard has none."""
+    """The commit mark of a shard, or None while the shard has none; ConfigError if it is damaged."""
     path = shard_paths(folder, number)[1]
-    return Commit.model_validate_json(path.read_bytes()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return Commit.model_validate_json(path.read_bytes())
+    except pydantic.ValidationError:
+        raise ConfigError(f"{path}: damaged; remove it, and its stage makes this shard again") from None
 
 
 def claim(folder: Path, number: int, wait: bool) -> AbstractContextManager[bool]:
     """Hold shard ``number`` against other processes; see :func:`lock`."""
-    return lock(folder / f".{number:05d}.lock", wait)
+    return lock(_lock_path(folder, number), wait)
+
+
+def last_holder(folder: Path, number: int) -> int | None:
+    """The id of the process that claimed shard ``number`` last."""
+    path = _lock_path(folder, number)
+    text = path.read_text() if path.exists() else ""
+    return int(text) if text.isdecimal() else None
+
+
+def _lock_path(folder: Path, number: int) -> Path:
+    return folder / f".{number:05d}.lock"
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -159,8 +197,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 def commit(folder: Path, number: int, table: pa.Table, **mark: Any) -> Commit:
     """Write the table of a shard, then its mark. ``mark`` holds the other fields."""
     table_path, mark_path = shard_paths(folder, number)
-    for stale in folder.glob(f".{table_path.stem}.*.tmp"):  # of a process that was killed
-        stale.unlink()
+    remove_temporaries(folder, f"{table_path.stem}.")
     write_table(table_path, table)
     errors = Counter(error for error in table["error"].to_pylist() if error)
     done = Commit(

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from data_prep.files import read_commit
 from data_prep.images import PictureError, decode_picture, difference_hashes, read_bytes
+from data_prep.names import name_to_text
 from data_prep.removed import forget, read_list
 from data_prep.sources import Found, Source
 from data_prep.sources.selected import DIFFERS
@@ -37,7 +38,12 @@ def list_shard(source: Source, folder: Path, shard: Shard) -> pa.Table:
 
 
 def _row(found: Found, good: Mapping[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
-    row: dict[str, Any] = {"image_id": found.image_id, "path": str(found.path), "status": "ok", "error": ""}
+    row: dict[str, Any] = {
+        "image_id": found.image_id,
+        "path": name_to_text(found.path),
+        "status": "ok",
+        "error": "",
+    }
     row["annotations"] = list(found.annotations)
     if found.error:
         return row | {"status": "failed", "error": found.error}

@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from configs import ConfigError, config_hash, dump
 from data_prep import crop, detect, listing, published, removed
 from data_prep.beton import SourceNote, read_manifest
 from data_prep.config import DataPrepConfig, flatten
-from data_prep.files import atomic_write, digest, sha256_file, write_json
+from data_prep.files import atomic_write, digest, lock, remove_temporaries, sha256_file, write_json
 from data_prep.sources import Searchable, Source
 from data_prep.sources.affectnet import AffectNet, AffectNetConfig
 from data_prep.sources.flickr import Flickr, FlickrConfig
@@ -86,8 +87,16 @@ class Pipeline:
         for name in stages:
             getattr(self, name)()
         if self.part == WHOLE:
-            with atomic_write(self.config.output / "config.yaml", "w") as file:
+            with self._alone(), atomic_write(self.config.output / "config.yaml", "w") as file:
                 file.write(dump(self.config))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold what belongs to all shards, so that of two runs at once the second finds it done by the first."""
+        with lock(self.config.output / ".lock", wait=True):
+            for folder in (self.config.output, self.config.output / "report"):
+                remove_temporaries(folder)
+            yield
 
     def list(self) -> None:
         """The image table."""
@@ -116,25 +125,27 @@ class Pipeline:
 
         self._quarantine(self.images, self.faces)
         commits = self.crops.commits(len(self.shards))
-        write_set(
-            self.config.output,
-            self.crops.folder,
-            commits,
-            label_name=self.source.label_name,
-            source=self.source_note(),
-            config_hash=config_hash(self.config, exclude={"workers", "download"}),
-            crop=self.config.crop.model_dump(),
-            storage=self.config.write.storage,
-            exclude=self.config.exclude,
-            retry_failed=self.retry_failed,
-        )
+        with self._alone():
+            write_set(
+                self.config.output,
+                self.crops.folder,
+                commits,
+                label_name=self.source.label_name,
+                source=self.source_note(),
+                config_hash=config_hash(self.config, exclude={"workers", "download"}),
+                crop=self.config.crop.model_dump(),
+                storage=self.config.write.storage,
+                exclude=self.config.exclude,
+                retry_failed=self.retry_failed,
+            )
 
     def report(self) -> None:
         """report/index.html and report/summary.json."""
         if not self._report_is_current():
             from data_prep.report import write_report  # a second of imports: only where needed
 
-            write_report(self, self._report_inputs())
+            with self._alone():
+                write_report(self, self._report_inputs())
 
     def finished(self, last: str) -> bool:
         """Whether the stages up to ``last`` are done: running them would change nothing.
@@ -175,7 +186,9 @@ class Pipeline:
     def _report_is_current(self) -> bool:
         """Does the report on disk show exactly this?"""
         summary = self.config.output / "report" / "summary.json"
-        return summary.exists() and json.loads(summary.read_bytes())["inputs"] == self._report_inputs()
+        with suppress(ValueError):
+            return summary.exists() and json.loads(summary.read_bytes())["inputs"] == self._report_inputs()
+        return False
 
     def source_note(self) -> SourceNote:
         """What the manifest and the report say about the source."""
@@ -201,11 +214,14 @@ class Pipeline:
     def _quarantine(self, *stages: Stage) -> None:
         """quarantine.json: every picture that cannot be used, and why."""
         if not self._quarantine_is_current(*stages):
-            write_json(self.config.output / "quarantine.json", [*self._failed(*stages)])
+            with self._alone():
+                write_json(self.config.output / "quarantine.json", [*self._failed(*stages)])
 
     def _quarantine_is_current(self, *stages: Stage) -> bool:
         path = self.config.output / "quarantine.json"
-        return path.exists() and json.loads(path.read_bytes()) == [*self._failed(*stages)]
+        with suppress(ValueError):  # a damaged one is written again
+            return path.exists() and json.loads(path.read_bytes()) == [*self._failed(*stages)]
+        return False
 
     def _failed(self, *stages: Stage) -> Iterator[dict[str, str]]:
         for stage in stages:

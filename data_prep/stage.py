@@ -7,12 +7,14 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import re
+import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from configs import ConfigError
-from data_prep.files import Commit, claim, commit, read_commit, shard_paths
+from data_prep.files import Commit, claim, commit, last_holder, read_commit, shard_paths
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     import pyarrow as pa
 
 # One thread a worker: the processes already fill the cores, and spinning threads would double the CPU time.
@@ -42,6 +46,10 @@ def parse_part(text: str) -> slice:
     if not found or int(found[1]) >= int(found[2]):
         raise argparse.ArgumentTypeError(f"'{text}' is not I/N with I from 0 to N-1, for example 0/4")
     return slice(int(found[1]), None, int(found[2]))
+
+
+class StageError(RuntimeError):
+    """A shard could not be made for a reason outside of the code. The message is one line: place, reason, mend."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,8 @@ def run(
 
     Raises:
         ConfigError: a shard on disk was made differently; the message names the field and the mend.
-        RuntimeError: a shard cannot be made; the message names its table. Those that are done stay.
+        RuntimeError: a shard cannot be made; the message names its table. Those that are done stay. It is a
+            StageError where a process was killed, the disk is full or a table is damaged.
     """
     todo = unfinished(stage, shards, total, retry_failed)
     if todo:
@@ -154,48 +163,79 @@ def _sweep(
 ) -> list[Shard]:
     """Do ``shards``; returns those that another process holds."""
     busy = []
-    for shard, finished in _each(stage, shards, min(workers, len(shards)), retry_failed, wait):
-        if finished:
-            bar.update(shard.size)
-        else:
-            busy.append(shard)
+    with closing(_each(stage, shards, min(workers, len(shards)), retry_failed, wait)) as each:
+        for shard, finished in each:
+            if finished:
+                bar.update(shard.size)
+            else:
+                busy.append(shard)
     return busy
 
 
 def _each(
     stage: Stage, shards: list[Shard], workers: int, retry_failed: bool, wait: bool
-) -> Iterator[tuple[Shard, bool]]:
+) -> Generator[tuple[Shard, bool], None, None]:
     if workers <= 1:
         for shard in shards:
             yield shard, _attempt(stage, shard, retry_failed, wait)
         return
     with _environment(SINGLE_THREADED), _pool(workers) as pool:
-        futures: dict[Future[bool], Shard] = {
-            pool.submit(_attempt, stage, shard, retry_failed, wait): shard for shard in shards
-        }
+        futures: dict[Future[bool], Shard] = {}
+        processes: list[BaseProcess] = []
+        others = multiprocessing.active_children()
         try:
+            for shard in shards:
+                futures[pool.submit(_attempt, stage, shard, retry_failed, wait)] = shard
+                processes = processes or [p for p in multiprocessing.active_children() if p not in others]
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        except BaseException:
+        except BrokenProcessPool:
+            pool.shutdown()
+            lost = [shard for future, shard in futures.items() if future.exception()]
+            raise _worker_died(stage, lost, processes) from None
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(
+                error, Exception
+            ):  # told to stop: a shard takes minutes, and half a one is nothing
+                for process in processes:
+                    process.kill()
             raise
+
+
+def _worker_died(stage: Stage, lost: list[Shard], processes: Sequence[BaseProcess]) -> StageError:
+    """Names the shard that a worker was at when it died, and how it died."""
+    # The pool has ended the other workers with SIGTERM.
+    first = max(processes, key=lambda process: process.exitcode not in (0, -signal.SIGTERM))
+    code = first.exitcode or 0
+    how = f"killed by signal {-code}" if code < 0 else f"with exit code {code}"
+    if code == -signal.SIGKILL:
+        how += ", as the system does when memory runs out"
+    at = [shard.number for shard in lost if last_holder(stage.folder, shard.number) == first.pid]
+    place = shard_paths(stage.folder, at[0])[0] if at else stage.folder
+    return StageError(
+        f"{place}: stage '{stage.name}': the worker process that was at it died ({how}). What is done is kept: run "
+        f"the same command again; with workers={max(1, len(processes) // 2)} it needs less memory"
+    )
 
 
 def _attempt(stage: Stage, shard: Shard, retry_failed: bool, wait: bool) -> bool:
     """Do one shard unless somebody else has it or has done it; False: somebody is at it."""
-    with claim(stage.folder, shard.number, wait) as mine:
-        if not mine:
-            return False
-        if _needs_work(stage, shard, retry_failed):
-            try:
+    place = f"{shard_paths(stage.folder, shard.number)[0]}: stage '{stage.name}' cannot make this shard"
+    try:
+        with claim(stage.folder, shard.number, wait) as mine:
+            if not mine:
+                return False
+            if _needs_work(stage, shard, retry_failed):
                 _make(stage, shard)
-            except ConfigError:
-                raise
-            except Exception as error:
-                place = shard_paths(stage.folder, shard.number)[0]
-                raise RuntimeError(
-                    f"{place}: stage '{stage.name}' cannot make this shard: {error or repr(error)}"
-                ) from error
+    except (ConfigError, StageError):
+        raise
+    except OSError as error:
+        raise StageError(
+            f"{place}: {error}. What is done is kept: mend it and run the same command again"
+        ) from error
+    except Exception as error:
+        raise RuntimeError(f"{place}: {error or repr(error)}") from error
     return True
 
 
@@ -241,7 +281,8 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _follow_parent() -> None:
-    """A worker whose parent was killed must not go on computing for nobody."""
+    """A worker whose parent was killed must not go on computing for nobody. Ctrl-C is its parent's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.files import shard_paths
+from data_prep.files import read_commit, shard_paths
 
 
 def vector(length: int, kind: pa.DataType | None = None) -> pa.DataType:
@@ -97,8 +98,20 @@ def table_of(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 
 
 def read_shard(folder: Path, number: int, columns: list[str] | None = None) -> pa.Table:
-    """The table of one committed shard."""
-    return pq.read_table(shard_paths(folder, number)[0], columns=columns, partitioning=None)
+    """The table of one committed shard.
+
+    Raises:
+        OSError: its bytes are not those that were committed.
+    """
+    path, mark = shard_paths(folder, number)
+    data = path.read_bytes() if path.exists() else b""
+    committed = read_commit(folder, number)
+    if committed is None or hashlib.sha256(data).hexdigest() != committed.sha256:
+        raise OSError(
+            f"{path}: damaged, not the bytes that were committed; remove {mark.name} beside it, and the stage "
+            f"that makes it, or 'all', makes it again"
+        )
+    return pq.read_table(pa.BufferReader(data), columns=columns)
 
 
 def read_shards(folder: Path, count: int, columns: list[str] | None = None) -> Iterator[pa.Table]:
