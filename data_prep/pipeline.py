@@ -28,6 +28,7 @@ IN_PARTS = ("list", "detect", "crop")
 STAGES = (*IN_PARTS, "write", "report")
 # How the work is spread is no part of what is made.
 SPEED = frozenset({"batch", "device"})
+_NOT_HASHED = {"workers": True, "output": True, "detect": set(SPEED)}
 REPORT_VERSION = 1
 
 
@@ -111,7 +112,7 @@ class Pipeline:
                 image_size=self.config.crop.image_size,
                 label_name=self.source.label_name,
                 source=self.source_note(),
-                config_hash=config_hash(self.config, exclude={"workers"}),
+                config_hash=config_hash(self.config, exclude=_NOT_HASHED),
                 retry_failed=self.retry_failed,
             )
 

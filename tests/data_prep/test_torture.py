@@ -24,7 +24,11 @@ from tests.data_prep import torture
 
 GOOD = 200
 # The superuser reads everything. Without these two of its powers the permission bits count for it, too.
-BOUND = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
+BOUND = [
+    "setpriv",
+    "--bounding-set=-dac_override,-dac_read_search",
+    "--inh-caps=-dac_override,-dac_read_search",
+]
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         folder.reasons = {name: why for name, why in folder.reasons.items() if b"unreadable" not in name}
         torture.make_readable(root)
     output = tmp_path_factory.mktemp("output") / "set"
-    words = [*bound, sys.executable, "-m", "data_prep", root, f"output={output}", "workers=2", "shard_size=64"]
+    words = [
+        *bound,
+        sys.executable,
+        "-m",
+        "data_prep",
+        root,
+        f"output={output}",
+        "workers=2",
+        "shard_size=64",
+    ]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     peaks = [0]
     threading.Thread(target=watch_memory, args=(process.pid, peaks), daemon=True).start()
@@ -141,7 +154,19 @@ def test_the_report_shows_them(run: Run) -> None:
 
 def test_any_name_has_a_text_of_its_own_and_comes_back() -> None:
     dice = torture.Dice(1).rng
-    alphabet = [b"\\", b"x", b"\xff", b"\xc3", b"\xa9", b"\n", b"\x85", b"a", b"5", "\u2028".encode(), "é".encode()]
+    alphabet = [
+        b"\\",
+        b"x",
+        b"\xff",
+        b"\xc3",
+        b"\xa9",
+        b"\n",
+        b"\x85",
+        b"a",
+        b"5",
+        "\u2028".encode(),
+        "é".encode(),
+    ]
     raw = {b"".join(dice.choice(alphabet, dice.integers(1, 9))) for _ in range(20_000)}
     texts = {name: name_to_text(os.fsdecode(name)) for name in raw}
     assert len(set(texts.values())) == len(raw)

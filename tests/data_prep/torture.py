@@ -374,7 +374,9 @@ def _resized_jpeg(dice: Dice, width: int, height: int) -> bytes:
 
 @reject(PIXELS, ".png", count=10)
 def png_that_says_it_is_huge(dice: Dice) -> bytes:
-    return _png(*dice.among((30_000, 30_000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1)), zlib.compress(bytes(9)))
+    return _png(
+        *dice.among((30_000, 30_000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1)), zlib.compress(bytes(9))
+    )
 
 
 @reject(PIXELS, ".png", count=1)
@@ -502,7 +504,9 @@ def _opencv(suffix: str, pixels: np.ndarray) -> bytes:
 
 @accept(".png", ".gif", count=10)
 def palette(dice: Dice) -> bytes:
-    return encode(dice.face().quantize(256, Image.Quantize.FASTOCTREE), dice.among("PNG", "GIF", "BMP", "TIFF"))
+    return encode(
+        dice.face().quantize(256, Image.Quantize.FASTOCTREE), dice.among("PNG", "GIF", "BMP", "TIFF")
+    )
 
 
 @accept(".png", ".gif", count=20)
