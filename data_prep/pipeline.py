@@ -33,6 +33,7 @@ IN_PARTS = ("list", "detect", "crop")
 STAGES = (*IN_PARTS, "write", "report")
 # How the work is spread is no part of what is made.
 SPEED = frozenset({"batch", "device", "decode_threads"})
+_NOT_HASHED = {"workers": True, "output": True, "download": True, "detect": set(SPEED)}
 REPORT_VERSION = 3
 _log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class Pipeline:
                 commits,
                 label_name=self.source.label_name,
                 source=self.source_note(),
-                config_hash=config_hash(self.config, exclude={"workers", "download"}),
+                config_hash=config_hash(self.config, exclude=_NOT_HASHED),
                 crop=self.config.crop.model_dump(),
                 storage=self.config.write.storage,
                 exclude=self.config.exclude,

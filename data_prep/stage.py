@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import wait as wait_for_all
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -186,21 +187,23 @@ def _each(
         try:
             for shard in shards:
                 futures[pool.submit(_attempt, stage, shard, retry_failed, wait)] = shard
-                processes = processes or [p for p in multiprocessing.active_children() if p not in others]
+                if len(processes) < workers:  # one is started with each of the first shards
+                    started = multiprocessing.active_children()
+                    processes += [p for p in started if p not in others and p not in processes]
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:
             pool.shutdown()
             lost = [shard for future, shard in futures.items() if future.exception()]
             raise _worker_died(stage, lost, processes) from None
-        except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            if not isinstance(
-                error, Exception
-            ):  # told to stop: a shard takes minutes, and half a one is nothing
-                for process in processes:
-                    process.kill()
+        except Exception:
+            wait_for_all([future for future in futures if not future.cancel()])  # what is begun is ended
             raise
+        finally:
+            # The pool would ask the workers to end and wait; where one is killed meanwhile, for ever, for it takes
+            # the lock of their queue with it. They have nothing left to do, or the command was told to stop.
+            for process in processes:
+                process.kill()
 
 
 def _worker_died(stage: Stage, lost: list[Shard], processes: Sequence[BaseProcess]) -> StageError:
@@ -228,7 +231,7 @@ def _attempt(stage: Stage, shard: Shard, retry_failed: bool, wait: bool) -> bool
                 return False
             if _needs_work(stage, shard, retry_failed):
                 _make(stage, shard)
-    except (ConfigError, StageError):
+    except ConfigError:
         raise
     except OSError as error:
         raise StageError(

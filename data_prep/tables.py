@@ -104,14 +104,24 @@ def read_shard(folder: Path, number: int, columns: list[str] | None = None) -> p
         OSError: its bytes are not those that were committed.
     """
     path, mark = shard_paths(folder, number)
-    data = path.read_bytes() if path.exists() else b""
     committed = read_commit(folder, number)
+    data = _bytes(path)
     if committed is None or hashlib.sha256(data).hexdigest() != committed.sha256:
         raise OSError(
             f"{path}: damaged, not the bytes that were committed; remove {mark.name} beside it, and the stage "
             f"that makes it, or 'all', makes it again"
         )
     return pq.read_table(pa.BufferReader(data), columns=columns)
+
+
+def _bytes(path: Path) -> pa.Buffer:
+    """A file in Arrow's memory: one in Python's would be given back by Arrow's threads, and an interpreter that
+    ends meanwhile would abort.
+    """
+    if not path.exists():
+        return pa.py_buffer(b"")
+    with pa.OSFile(str(path)) as file:
+        return file.read_buffer()
 
 
 def read_shards(folder: Path, count: int, columns: list[str] | None = None) -> Iterator[pa.Table]:

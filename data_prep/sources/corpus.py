@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs import ConfigError
+from data_prep.names import name_to_text
 from data_prep.sources import Found, Published
 from data_prep.stage import Shard
 from data_prep.tables import vector
@@ -88,12 +90,22 @@ def vectors(values: NDArray[np.float32], unknown: NDArray[np.bool_]) -> pa.Array
 
 
 def visible_files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """What is in ``folder``, without hidden files; nothing, and a warning, where it is missing."""
+    """What is in ``folder``, without hidden files; nothing, and a warning, where it is missing.
+
+    No corpus has names that are not UTF-8: one that has got in is left out with a warning.
+    """
     if not folder.is_dir():
         _log.warning("%s: no such folder; this corpus has one", folder)
         return
     with os.scandir(folder) as entries:
-        yield from (entry for entry in entries if not entry.name.startswith("."))
+        for entry in entries:
+            if _NO_UTF8.search(entry.name):
+                _log.warning("%s: left out, for its name is no UTF-8: %s", folder, name_to_text(entry.name))
+            elif not entry.name.startswith("."):
+                yield entry
+
+
+_NO_UTF8 = re.compile("[\ud800-\udfff]")  # surrogates: how Python holds such bytes
 
 
 def _rows(shard: Shard) -> pa.Table:

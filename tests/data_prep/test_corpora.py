@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import configs
 from data_prep.beton import Beton, read_labels
 from data_prep.config import DataPrepConfig
 from data_prep.pipeline import STAGES, Pipeline
+from data_prep.sources.corpus import visible_files
 from data_prep.synthetic import SyntheticConfig, portrait
 
 ROOT = Path(__file__).parents[2]
@@ -72,3 +75,12 @@ def test_vggface2_from_its_folder_to_a_set(tmp_path: Path) -> None:
     Pipeline(config).run(STAGES[:-1])
     labels = read_labels(tmp_path / "alone/set.beton")
     assert labels["identity"].to_pylist() == [1, 1, 2, 3], "a picture's label is its subject's"
+
+
+def test_a_name_that_is_no_utf8_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (b"a.jpg", b"caf\xe9.jpg", b".hidden.jpg"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+    assert [entry.name for entry in visible_files(tmp_path)] == ["a.jpg"]
+    assert [message.rpartition(": ")[2] for message in caplog.messages] == ["caf\\xe9.jpg"]

@@ -277,7 +277,7 @@ def test_stopped_with_ctrl_c_it_says_so_and_goes_on(server: Server, root: Path, 
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "interrupted; the same command goes on" in errors
     assert "Traceback" not in errors
     assert len(server.log) < 40

@@ -18,6 +18,7 @@ from configs import cli
 from data_prep.__main__ import load_config, main, parse
 from data_prep.beton import Beton, read_labels, read_manifest
 from data_prep.pipeline import STAGES, Pipeline, finished
+from data_prep.sources.folder import Folder, FolderConfig
 from data_prep.tables import array_of, read_shard
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -198,3 +199,31 @@ def test_help_shows_stages_and_fields(capsys: pytest.CaptureFixture[str]) -> Non
         "crop.border",
     ):
         assert word in text
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["**/*", "*", "*.jpg", "**/*.jpg", "deeper/*", "deep*/**/*.jpg", "**/e*/**/r?.[jp]*", "**/a/**/*"],
+)
+def test_patterns_find_what_pathlib_finds(pattern: str, tmp_path: Path) -> None:
+    for name in (
+        "a.jpg",
+        "b.png",
+        "a/r1.jpg",
+        "deeper/x.jpg",
+        "deeper/e/r1.jpg",
+        "deeper/e/a/r2.png",
+        "e/e/r3.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden/a.jpg").touch()
+    expected = sorted(
+        path.relative_to(tmp_path).as_posix()
+        for path in tmp_path.glob(pattern)
+        if path.is_file() and ".hidden" not in path.parts
+    )
+    assert expected
+    folder = Folder(FolderConfig(kind="folder", path=tmp_path, pattern=pattern), 100)
+    assert [found.image_id for shard in folder.shards() for found in folder.pictures(shard)] == expected

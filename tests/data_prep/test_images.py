@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import os
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.images import PictureError, decode_picture, difference_hashes
+from data_prep.images import PictureError, decode_picture, difference_hashes, read_bytes
 
 GRADIENT = np.linspace(0, 255, 40 * 30).reshape(30, 40).astype(np.uint8)
 COLOUR = Image.fromarray(np.stack([GRADIENT, GRADIENT.T.reshape(30, 40), 255 - GRADIENT], axis=2))
@@ -94,3 +96,44 @@ def test_difference_hash_survives_compression_and_size_but_not_another_picture(
 
     assert distance(small) <= 3
     assert distance(astronaut.rotate(90)) > 15
+
+
+def test_a_transparent_value_of_sixteen_bits_shows_white() -> None:
+    deep = Image.fromarray(np.full((4, 4), 1000, np.uint16))
+    deep.putpixel((0, 0), 9)
+    pixels = np.asarray(decode_picture(encoded(deep, "PNG", transparency=9)))
+    assert pixels[0, 0, 0] == 255
+    assert pixels[1:, :, 0].max() == 1000 >> 8
+
+
+def test_what_libtiff_complains_about_is_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    cut = encoded(COLOUR.resize((256, 256)), "TIFF", compression="jpeg")[:-200]
+    with pytest.raises(PictureError, match="damaged"):
+        decode_picture(cut)
+    assert capfd.readouterr().err == ""
+    with pytest.raises(OSError, match=r"decoder error"), Image.open(BytesIO(cut)) as image:
+        image.load()
+    assert capfd.readouterr().err, "then there is nothing to be quiet about"
+
+
+def test_a_file_that_grows_past_the_limit_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(bytes(100))
+    monkeypatch.setattr("data_prep.images.MAX_BYTES", 99)
+    with pytest.raises(PictureError, match="larger than 512 MiB"):
+        read_bytes(tmp_path / "a.jpg")
+    monkeypatch.setattr("data_prep.images._file_size", lambda *_: 50)
+    with pytest.raises(PictureError, match="larger than 512 MiB"):
+        read_bytes(tmp_path / "a.jpg")
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(b"x")
+    before = os.stat(tmp_path / "b.jpg")
+    monkeypatch.setattr("data_prep.images.os.stat", lambda _: before)
+    with pytest.raises(PictureError, match="is a named pipe, not a file"):
+        read_bytes(tmp_path / "a.jpg")

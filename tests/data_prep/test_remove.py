@@ -152,7 +152,7 @@ def test_it_holds_for_every_later_run(output: Path) -> None:
     remove(config_of(output), [Request("image-id", name)])
     (picture,) = removed.read_list(output).pictures
     assert picture.shard == 1
-    times = {path: path.stat().st_mtime_ns for path in output.rglob("*.*") if path.name != "config.yaml"}
+    times = {path: path.stat().st_mtime_ns for path in output.rglob("[!.]*.*") if path.name != "config.yaml"}
 
     assert finished(config_of(output))
     Pipeline(config_of(output)).run(STAGES)
@@ -245,7 +245,7 @@ def test_the_command_says_what_it_cannot_reach(output: Path, command: Command, t
 
 
 def test_unknown_people_are_named_and_nothing_happens(output: Path, command: Command) -> None:
-    before = {path: path.stat().st_mtime_ns for path in output.rglob("*.*")}
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("[!.]*.*")}
     result = command(
         "remove",
         SYNTHETIC,
