@@ -138,7 +138,7 @@ def test_frozen():
         Whole().count = 4
 
 
-@pytest.mark.parametrize(("error", "code"), [(ConfigError("x.yaml: y: do z"), 2), (KeyboardInterrupt(), 1)])
+@pytest.mark.parametrize(("error", "code"), [(ConfigError("x.yaml: y: do z"), 2), (KeyboardInterrupt(), 130)])
 def test_exit_codes(error, code, capsys):
     def main():
         raise error
