@@ -119,7 +119,7 @@ def test_a_stopped_watcher_takes_its_local_job_along(tiny: list[str]) -> None:
     job = int(next(Path("run/logs/001").glob("*_0_log.out")).name.split("_")[0])
     watcher.send_signal(signal.SIGINT)
     watcher.communicate(timeout=20)
-    assert watcher.returncode == 1
+    assert watcher.returncode == 130
     deadline = time.monotonic() + 20
     while Path(f"/proc/{job}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
