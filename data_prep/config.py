@@ -19,6 +19,7 @@ from data_prep.sources.folder import FolderConfig
 from data_prep.sources.imdbface import IMDbFaceConfig
 from data_prep.sources.synthetic import SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2Config
+from data_prep.sources.w300 import W300Config
 from data_prep.sources.w300lp import W300LPConfig
 from data_prep.sources.widerface import WiderFaceConfig
 from data_prep.write import WriteConfig
@@ -32,6 +33,7 @@ SourceConfig = (
     | AffectNetConfig
     | FlickrConfig
     | IMDbFaceConfig
+    | W300Config
 )
 
 

@@ -22,6 +22,7 @@ from data_prep.sources.imdbface import IMDbFace, IMDbFaceConfig
 from data_prep.sources.selected import Selected
 from data_prep.sources.synthetic import Synthetic, SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2, VGGFace2Config
+from data_prep.sources.w300 import W300, W300Config
 from data_prep.sources.w300lp import W300LP, W300LPConfig
 from data_prep.sources.widerface import WiderFace, WiderFaceConfig
 from data_prep.stage import WHOLE, Shard, Stage, run, unfinished
@@ -264,6 +265,7 @@ _ADAPTERS: dict[type, Callable[[Any, int], Searchable]] = {
     AffectNetConfig: AffectNet,
     FlickrConfig: Flickr,
     IMDbFaceConfig: IMDbFace,
+    W300Config: W300,
 }
 
 
