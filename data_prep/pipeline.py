@@ -16,6 +16,7 @@ from data_prep.config import DataPrepConfig, flatten
 from data_prep.files import atomic_write, digest, sha256_file, write_json
 from data_prep.sources import Searchable, Source
 from data_prep.sources.affectnet import AffectNet, AffectNetConfig
+from data_prep.sources.aflw2000 import AFLW2000, AFLW2000Config
 from data_prep.sources.flickr import Flickr, FlickrConfig
 from data_prep.sources.folder import Folder, FolderConfig
 from data_prep.sources.imdbface import IMDbFace, IMDbFaceConfig
@@ -266,6 +267,7 @@ _ADAPTERS: dict[type, Callable[[Any, int], Searchable]] = {
     FlickrConfig: Flickr,
     IMDbFaceConfig: IMDbFace,
     W300Config: W300,
+    AFLW2000Config: AFLW2000,
 }
 
 

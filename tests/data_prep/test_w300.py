@@ -118,7 +118,7 @@ def test_a_marked_pixel_stays_under_its_point(tmp_path: Path) -> None:
         ROOT / "configs/data/300w.yaml", [*given, "crop.border=black"], schema=DataPrepConfig
     )
     pipeline = Pipeline(config)
-    pipeline.run(STAGES)
+    pipeline.run(STAGES[:-1])
     labels = read_labels(Path(f"{tmp_path}-run/set.beton")).to_pylist()
     assert [(row["face_size"], row["split"]) for row in labels] == [(40, "train")]
     crop = Beton(Path(f"{tmp_path}-run/set.beton")).image(0)[..., 0].astype(float)
