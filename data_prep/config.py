@@ -22,6 +22,7 @@ from data_prep.sources.synthetic import SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2Config
 from data_prep.sources.w300 import W300Config
 from data_prep.sources.w300lp import W300LPConfig
+from data_prep.sources.wflw import WFLWConfig
 from data_prep.sources.widerface import WiderFaceConfig
 from data_prep.write import WriteConfig
 
@@ -36,6 +37,7 @@ SourceConfig = (
     | IMDbFaceConfig
     | W300Config
     | AFLW2000Config
+    | WFLWConfig
 )
 
 

@@ -25,6 +25,7 @@ from data_prep.sources.synthetic import Synthetic, SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2, VGGFace2Config
 from data_prep.sources.w300 import W300, W300Config
 from data_prep.sources.w300lp import W300LP, W300LPConfig
+from data_prep.sources.wflw import WFLW, WFLWConfig
 from data_prep.sources.widerface import WiderFace, WiderFaceConfig
 from data_prep.stage import WHOLE, Shard, Stage, run, unfinished
 from data_prep.tables import read_shard
@@ -268,6 +269,7 @@ _ADAPTERS: dict[type, Callable[[Any, int], Searchable]] = {
     IMDbFaceConfig: IMDbFace,
     W300Config: W300,
     AFLW2000Config: AFLW2000,
+    WFLWConfig: WFLW,
 }
 
 

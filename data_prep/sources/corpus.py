@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,26 @@ def labelled_files(
     sizes = pa.array([stat.st_size if stat else -1 for stat in stats], pa.int64())
     times = pa.array([stat.st_mtime_ns if stat else -1 for stat in stats], pa.int64())
     return table.append_column("labels_size", sizes).append_column("labels_mtime_ns", times)
+
+
+def by_picture(faces: Iterable[tuple[str, str, dict[str, Any] | str]], labels: pa.StructType) -> pa.Table:
+    """A table of :func:`input_schema` from a list of faces in any order, for a picture may have several.
+
+    Args:
+        faces: image_id and path of the picture, and the face's labels, or what is wrong with them.
+        labels: Their type.
+
+    Returns:
+        A row a picture, in the order of their first faces, with its faces and its first error.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for image_id, path, face in faces:
+        row = rows.setdefault(image_id, {"image_id": image_id, "path": path, "error": "", "annotations": []})
+        if isinstance(face, str):
+            row["error"] = row["error"] or face
+        else:
+            row["annotations"].append(face)
+    return pa.Table.from_pylist([*rows.values()], schema=input_schema(labels))
 
 
 def known(values: NDArray[Any]) -> list[float | None]:
