@@ -130,7 +130,7 @@ def test_other_rules_or_another_other_set_are_another_set(
     assert not finished(load_config(str(folder), words(run)))
     result = command(folder, *words(run))
     assert result.returncode == 2
-    assert "with other exclude fields" in result.stderr
+    assert "with other fields of write or exclude" in result.stderr
     manifest = json.loads((other / "set.json").read_text())
     (other / "set.json").write_text(json.dumps(manifest | {"sha256": "another"}))
     assert not finished(config)
