@@ -14,7 +14,9 @@ from data_prep.detect import DetectConfig, KeepConfig
 from data_prep.download.config import DownloadConfig
 from data_prep.exclude import ExcludeConfig
 from data_prep.sources.affectnet import AffectNetConfig
+from data_prep.sources.aflw import AFLWConfig
 from data_prep.sources.aflw2000 import AFLW2000Config
+from data_prep.sources.cofw import COFWConfig
 from data_prep.sources.flickr import FlickrConfig
 from data_prep.sources.folder import FolderConfig
 from data_prep.sources.imdbface import IMDbFaceConfig
@@ -38,6 +40,8 @@ SourceConfig = (
     | W300Config
     | AFLW2000Config
     | WFLWConfig
+    | AFLWConfig
+    | COFWConfig
 )
 
 

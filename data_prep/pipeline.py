@@ -16,7 +16,9 @@ from data_prep.config import DataPrepConfig, flatten
 from data_prep.files import atomic_write, digest, sha256_file, write_json
 from data_prep.sources import Searchable, Source
 from data_prep.sources.affectnet import AffectNet, AffectNetConfig
+from data_prep.sources.aflw import AFLW, AFLWConfig
 from data_prep.sources.aflw2000 import AFLW2000, AFLW2000Config
+from data_prep.sources.cofw import COFW, COFWConfig
 from data_prep.sources.flickr import Flickr, FlickrConfig
 from data_prep.sources.folder import Folder, FolderConfig
 from data_prep.sources.imdbface import IMDbFace, IMDbFaceConfig
@@ -255,6 +257,8 @@ def open_source(config: DataPrepConfig) -> Source:
 def _adapter(config: DataPrepConfig) -> Searchable:
     if isinstance(config.source, SyntheticSourceConfig):
         return Synthetic(config.source, config.shard_size, config.output / "pictures")
+    if isinstance(config.source, COFWConfig):
+        return COFW(config.source, config.shard_size, config.output / "pictures")
     adapter: Callable[[Any, int], Searchable] = _ADAPTERS[type(config.source)]
     return adapter(config.source, config.shard_size)
 
@@ -270,6 +274,7 @@ _ADAPTERS: dict[type, Callable[[Any, int], Searchable]] = {
     W300Config: W300,
     AFLW2000Config: AFLW2000,
     WFLWConfig: WFLW,
+    AFLWConfig: AFLW,
 }
 
 

@@ -29,8 +29,12 @@ def read_mat(path: Path, *names: str) -> dict[str, Any]:
     return content
 
 
-def numbers(content: dict[str, Any], name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """One variable of :func:`read_mat`: finite numbers of the ``shape``, in which -1 stands for any length.
+def numbers(
+    content: dict[str, Any], name: str, shape: tuple[int, ...], gaps: bool = False
+) -> NDArray[np.float64]:
+    """One variable of :func:`read_mat`: numbers of the ``shape``, in which -1 stands for any length.
+
+    All of them are finite, unless there may be ``gaps``.
 
     Raises:
         ValueError: it is missing, has another shape or holds something else. The message is the reason.
@@ -43,6 +47,6 @@ def numbers(content: dict[str, Any], name: str, shape: tuple[int, ...]) -> NDArr
     ):
         wanted = str(shape).replace("-1", "N")
         raise ValueError(f"{name} has the shape {value.shape} instead of {wanted}")
-    if value.dtype.kind not in "fiu" or not np.isfinite(value).all():
+    if value.dtype.kind not in "fiub" or not (gaps or np.isfinite(value).all()):
         raise ValueError(f"{name} holds something else than numbers")
     return value.astype(np.float64)
