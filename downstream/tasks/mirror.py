@@ -4,8 +4,8 @@ Of ``points`` (..., n, 2) in an image ``width`` px wide, the mirror image has ``
 [width, 0]``. Occlusion and visibility change places likewise, without the arithmetic.
 
 All points are counted from 0, left means on the left of the picture. The pairs are those of the table of flips of
-HRNet-Facial-Landmark-Detection (lib/utils/transforms.py), which counts 19, 29 and 68 points from 1. What the points of
-29 and 19 mean, in the comments, is from memory; the pairs do not rest on it.
+HRNet-Facial-Landmark-Detection (lib/utils/transforms.py), which counts 19, 29 and 68 points from 1. What the points
+of 29 and 19 mean, in the comments, is from memory; the pairs do not rest on it.
 """
 
 from __future__ import annotations
