@@ -14,12 +14,17 @@ from data_prep.detect import DetectConfig, KeepConfig
 from data_prep.download.config import DownloadConfig
 from data_prep.exclude import ExcludeConfig
 from data_prep.sources.affectnet import AffectNetConfig
+from data_prep.sources.aflw import AFLWConfig
+from data_prep.sources.aflw2000 import AFLW2000Config
+from data_prep.sources.cofw import COFWConfig
 from data_prep.sources.flickr import FlickrConfig
 from data_prep.sources.folder import FolderConfig
 from data_prep.sources.imdbface import IMDbFaceConfig
 from data_prep.sources.synthetic import SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2Config
+from data_prep.sources.w300 import W300Config
 from data_prep.sources.w300lp import W300LPConfig
+from data_prep.sources.wflw import WFLWConfig
 from data_prep.sources.widerface import WiderFaceConfig
 from data_prep.write import WriteConfig
 
@@ -32,6 +37,11 @@ SourceConfig = (
     | AffectNetConfig
     | FlickrConfig
     | IMDbFaceConfig
+    | W300Config
+    | AFLW2000Config
+    | WFLWConfig
+    | AFLWConfig
+    | COFWConfig
 )
 
 

@@ -29,7 +29,7 @@ from configs import Config, ConfigError
 from data_prep.detect import mean_side
 from data_prep.images import PictureError, difference_hashes, read_picture
 from data_prep.stage import Shard, timed
-from data_prep.tables import PIXEL_POINTS, crop_schema, label_column, read_shard, table_of
+from data_prep.tables import PIXEL_BOXES, PIXEL_POINTS, crop_schema, label_column, read_shard, table_of
 
 VERSION = 2
 TEMPLATE_SIDE = 112
@@ -168,13 +168,19 @@ def move(affine: NDArray[np.float32], points: list[float] | NDArray[np.float32])
     return (np.asarray(points, np.float32).reshape(-1, 2) @ matrix[:, :2].T + matrix[:, 2]).reshape(-1)
 
 
-def move_label(affine: NDArray[np.float32], name: str, value: list[float]) -> NDArray[np.float32]:
-    """A label of ``PIXEL_POINTS`` in crop px. Of a box that is turned: the upright box around its corners."""
-    if name != "box":
-        return move(affine, value)
-    x0, y0, x1, y1 = value
-    corners = move(affine, [x0, y0, x1, y0, x1, y1, x0, y1]).reshape(4, 2)
-    return np.concatenate([corners.min(0), corners.max(0)])
+def move_label(affine: NDArray[np.float32], name: str, value: list[float | None]) -> list[float | None]:
+    """A label of ``PIXEL_POINTS`` in crop px. Of a box that is turned: the upright box around its corners.
+
+    A point of which a number is unknown is unknown in the crop.
+    """
+    numbers = np.array(value, np.float32)  # None becomes NaN
+    if name in PIXEL_BOXES:
+        x0, y0, x1, y1 = numbers
+        corners = move(affine, np.array([x0, y0, x1, y0, x1, y1, x0, y1])).reshape(4, 2)
+        numbers = np.concatenate([corners.min(0), corners.max(0)])
+    else:
+        numbers = move(affine, numbers)
+    return [None if math.isnan(number) else number for number in numbers.tolist()]
 
 
 # --- pixels --------------------------------------------------------------------------------------------------

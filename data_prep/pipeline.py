@@ -17,13 +17,18 @@ from data_prep.config import DataPrepConfig, flatten
 from data_prep.files import atomic_write, digest, lock, remove_temporaries, sha256_file, write_json
 from data_prep.sources import Searchable, Source
 from data_prep.sources.affectnet import AffectNet, AffectNetConfig
+from data_prep.sources.aflw import AFLW, AFLWConfig
+from data_prep.sources.aflw2000 import AFLW2000, AFLW2000Config
+from data_prep.sources.cofw import COFW, COFWConfig
 from data_prep.sources.flickr import Flickr, FlickrConfig
 from data_prep.sources.folder import Folder, FolderConfig
 from data_prep.sources.imdbface import IMDbFace, IMDbFaceConfig
 from data_prep.sources.selected import Selected
 from data_prep.sources.synthetic import Synthetic, SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2, VGGFace2Config
+from data_prep.sources.w300 import W300, W300Config
 from data_prep.sources.w300lp import W300LP, W300LPConfig
+from data_prep.sources.wflw import WFLW, WFLWConfig
 from data_prep.sources.widerface import WiderFace, WiderFaceConfig
 from data_prep.stage import WHOLE, Shard, Stage, run, unfinished
 from data_prep.tables import read_shard
@@ -269,6 +274,8 @@ def open_source(config: DataPrepConfig) -> Source:
 def _adapter(config: DataPrepConfig) -> Searchable:
     if isinstance(config.source, SyntheticSourceConfig):
         return Synthetic(config.source, config.shard_size, config.output / "pictures")
+    if isinstance(config.source, COFWConfig):
+        return COFW(config.source, config.shard_size, config.output / "pictures")
     adapter: Callable[[Any, int], Searchable] = _ADAPTERS[type(config.source)]
     return adapter(config.source, config.shard_size)
 
@@ -281,6 +288,10 @@ _ADAPTERS: dict[type, Callable[[Any, int], Searchable]] = {
     AffectNetConfig: AffectNet,
     FlickrConfig: Flickr,
     IMDbFaceConfig: IMDbFace,
+    W300Config: W300,
+    AFLW2000Config: AFLW2000,
+    WFLWConfig: WFLW,
+    AFLWConfig: AFLW,
 }
 
 

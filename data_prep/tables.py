@@ -67,8 +67,11 @@ CROPS = pa.schema(
     }
 )
 
-PIXEL_POINTS = ("box", "landmarks5", "landmarks68")
-"""Fields that hold x, y pairs in picture pixels, and so move with the crop."""
+PIXEL_BOXES = ("box", "detector_box")
+"""Fields that hold x0, y0, x1, y1 of an upright box in picture pixels."""
+
+PIXEL_POINTS = (*PIXEL_BOXES, "landmarks5", "landmarks19", "landmarks29", "landmarks68", "landmarks98")
+"""Fields that hold x, y pairs in picture pixels, and so move with the crop. A null among them stays one."""
 
 NO_LABELS: pa.StructType = pa.struct([])
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ class Corpus(ABC):
     """
 
     config: Any
-    labels: pa.StructType
     shard_size: int
 
     @property
@@ -39,6 +39,11 @@ class Corpus(ABC):
         """The corpus's folder."""
         path: Path = self.config.path
         return path
+
+    @property
+    @abstractmethod
+    def labels(self) -> pa.StructType:
+        """The type of one face's annotation."""
 
     @property
     def published(self) -> tuple[Published, ...]:
@@ -81,6 +86,83 @@ def input_schema(labels: pa.StructType) -> pa.Schema:
     """
     columns: dict[str, Any] = {"image_id": pa.string(), "path": pa.string(), "error": pa.string()}
     return pa.schema(columns | {"annotations": pa.list_(labels)})
+
+
+def labelled_files(
+    root: Path, folder: str, suffixes: Collection[str], ending: str, labels: pa.StructType
+) -> pa.Table:
+    """The pictures of one folder, each with a file of labels beside it, by name; and the labels without a picture.
+
+    Nothing is opened. ``image_id`` and ``path`` are the path below ``root``; what no picture is there for is given
+    the first of ``suffixes``. labels_size and labels_mtime_ns, -1 without a file of labels, make a changed label a
+    changed shard.
+
+    Args:
+        root: The corpus's folder.
+        folder: Below it; "" for itself.
+        suffixes: Of the pictures, in lower case; ".JPG" is one of ".jpg".
+        ending: Of the files of labels, as it is.
+        labels: The type of one face's annotation; nobody is annotated yet.
+    """
+    pictures: list[str] = []
+    files: dict[str, os.stat_result] = {}
+    for entry in visible_files(root / folder):
+        stem, suffix = os.path.splitext(entry.name)
+        if suffix.lower() in suffixes:
+            pictures.append(entry.name)
+        elif suffix == ending:
+            files[stem] = entry.stat()
+    alone = files.keys() - {os.path.splitext(name)[0] for name in pictures}
+    names = sorted([*pictures, *(f"{stem}{next(iter(suffixes))}" for stem in alone)])
+    stats = [files.get(os.path.splitext(name)[0]) for name in names]
+    paths = [f"{folder}/{name}" if folder else name for name in names]
+    empty: list[list[Any]] = [[] for _ in paths]
+    table = pa.table([paths, paths, [""] * len(paths), empty], schema=input_schema(labels))
+    sizes = pa.array([stat.st_size if stat else -1 for stat in stats], pa.int64())
+    times = pa.array([stat.st_mtime_ns if stat else -1 for stat in stats], pa.int64())
+    return table.append_column("labels_size", sizes).append_column("labels_mtime_ns", times)
+
+
+def by_picture(faces: Iterable[tuple[str, str, dict[str, Any] | str]], labels: pa.StructType) -> pa.Table:
+    """A table of :func:`input_schema` from a list of faces in any order, for a picture may have several.
+
+    Args:
+        faces: image_id and path of the picture, and the face's labels, or what is wrong with them.
+        labels: Their type.
+
+    Returns:
+        A row a picture, in the order of their first faces, with its faces and its first error.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for image_id, path, face in faces:
+        row = rows.setdefault(image_id, {"image_id": image_id, "path": path, "error": "", "annotations": []})
+        if isinstance(face, str):
+            row["error"] = row["error"] or face
+        else:
+            row["annotations"].append(face)
+    return pa.Table.from_pylist([*rows.values()], schema=input_schema(labels))
+
+
+def known(values: NDArray[Any]) -> list[float | None]:
+    """Any shape -> a flat list of float32 values in which those that are no number are unknown, not NaN.
+
+    A table with a NaN in it is not equal to itself, and no stage would trust it.
+    """
+    flat = np.asarray(values, np.float32).reshape(-1)
+    return [value if math.isfinite(value) else None for value in flat.tolist()]
+
+
+def flags(values: NDArray[Any]) -> list[bool | None]:
+    """Any shape -> a flat list: 1 is true, 0 is false, everything else is unknown."""
+    return [
+        {0.0: False, 1.0: True}.get(value) for value in np.asarray(values, np.float64).reshape(-1).tolist()
+    ]
+
+
+def tight_box(points: NDArray[Any]) -> list[float | None]:
+    """(n, 2) points -> x0, y0, x1, y1 of those that are known."""
+    points = points[np.isfinite(points).all(1)]
+    return known(np.concatenate([points.min(0), points.max(0)])) if len(points) else []
 
 
 def vectors(values: NDArray[np.float32], unknown: NDArray[np.bool_]) -> pa.Array:

@@ -14,12 +14,17 @@ taken off. That the points of the mirrored pictures have changed their names, le
 ``Pose_Para`` starts with pitch, yaw and roll in radians, R = Rx(-pitch) Ry(-yaw) Rz(-roll) for x right, y up, z
 to the viewer. The label ``pose`` is the same rotation as the project writes it (docs/synthetic.md): yaw, pitch,
 roll in degrees, R = Ry(yaw) Rx(-pitch) Rz(-roll). For small angles, the yaw changes its sign, the others stay.
+
+The whole fit is in ``Shape_Para`` (199), ``Exp_Para`` (29) and ``Pose_Para`` (7: pitch, yaw, roll, tx, ty, tz, f).
+In a picture of h rows a point S = mean + W_shape Shape + W_exp Exp of the model (Basel Face Model 2009, expressions
+of FaceWarehouse; neither comes with the project) lies at V = f R S + t, and V at x = V_x, y = h + 1 - V_y as MATLAB
+counts: here at x = V_x - 0.5, y = h + 0.5 - V_y. R = Rx Ry Rz is 3DDFA's ``angle2matrix_3ddfa``, whose three
+rotations turn against the mathematical sense, hence the signs above. These labels are not moved with the crop: they
+are of the whole picture, and ``affine`` leads from there to the crop.
 """
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +36,8 @@ from numpy.typing import NDArray
 
 from configs import Config, ConfigError
 from data_prep.sources import Found, Published
-from data_prep.sources.corpus import Corpus, input_schema, visible_files
+from data_prep.sources.corpus import Corpus, known, labelled_files, tight_box
+from data_prep.sources.matlab import numbers, read_mat
 from data_prep.stage import Shard
 from data_prep.tables import vector
 
@@ -39,6 +45,12 @@ LABELS: pa.StructType = pa.struct(
     {"box": vector(4), "landmarks68": vector(136), "pose": vector(3), "subset": pa.string()}
 )
 """box: the tight box of the 68 points, chin to brows, without the forehead. subset: the folder, "AFW_Flip"."""
+
+PARAMETERS = {"Shape_Para": 199, "Exp_Para": 29, "Pose_Para": 7}
+"""The fit of the morphable model, and how many numbers each part has."""
+
+FIT: pa.StructType = pa.struct({name.lower(): vector(length) for name, length in PARAMETERS.items()})
+"""shape_para, exp_para, pose_para: the numbers of :data:`PARAMETERS` as they are, radians and 1-based pixels too."""
 
 PUBLISHED = {"AFW": 5_207, "HELEN": 37_676, "IBUG": 1_786, "LFPW": 16_556}
 """Pictures of each folder, 61,225 in all; 122,450 with the mirrored ones, which are as many in each folder."""
@@ -53,6 +65,8 @@ class W300LPConfig(Config):
     """The folder with AFW, AFW_Flip, HELEN ... in it."""
     flips: bool = True
     """Take the mirrored pictures too, as the corpus is counted; a training that mirrors needs them not."""
+    parameters: bool = False
+    """Carry shape_para, exp_para and pose_para, the fit of the morphable model: 235 numbers more for every face."""
 
     @property
     def synthetic(self) -> bool:
@@ -69,8 +83,12 @@ class W300LP(Corpus):
 
     config: W300LPConfig
     shard_size: int
-    labels: pa.StructType = LABELS
     label_name: str = "none"
+
+    @property
+    def labels(self) -> pa.StructType:
+        """With the parameters, where they are asked for."""
+        return pa.struct([*LABELS, *(FIT if self.config.parameters else ())])
 
     @property
     def published(self) -> tuple[Published, ...]:
@@ -88,48 +106,47 @@ class W300LP(Corpus):
     def inputs(self) -> pa.Table:
         """All pictures, and those of which only the .mat is there.
 
-        mat_size and mat_mtime_ns, -1 without a .mat, make a changed annotation a changed shard.
-
         Raises:
             ConfigError: no such folder.
         """
         if not self.root.is_dir():
             raise ConfigError(f"source.path={self.root}: no such folder; check the path")
-        return pa.concat_tables(_subset(self.root / name) for name in self._folders())
+        return pa.concat_tables(
+            labelled_files(self.root, name, (".jpg",), ".mat", self.labels) for name in self._folders()
+        )
 
     def pictures(self, shard: Shard) -> Iterator[Found]:
         """The pictures of one shard, each with its face, or with what is wrong with its .mat."""
         for found in super().pictures(shard):
             mat = found.path.with_suffix(".mat")
             try:
-                face = read_mat(mat)
+                face = read_face(mat, "pt2d", (2, 68), self.config.parameters)
             except ValueError as error:
                 yield replace(found, error=f"{mat.parent.name}/{mat.name}: {error}")
             else:
                 yield replace(found, annotations=({**face, "subset": mat.parent.name},))
 
 
-def read_mat(path: Path) -> dict[str, Any]:
-    """box, landmarks68 and pose of one .mat, in the project's conventions.
+def read_face(path: Path, points: str, shape: tuple[int, int], whole: bool) -> dict[str, Any]:
+    """The labels in one .mat, in the project's conventions.
+
+    Args:
+        path: The .mat.
+        points: The variable whose first two rows are x and y of the 68 points.
+        shape: Its shape.
+        whole: Read the parameters of the fit too.
 
     Raises:
         ValueError: it is missing, damaged or holds something else. The message is the reason, without the path.
     """
-    from scipy.io import loadmat  # here: a run that finds every shard done needs none
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from None
-    try:
-        content = loadmat(io.BytesIO(data), variable_names=("pt2d", "Pose_Para"))
-    except Exception as error:  # the parser stumbles over damage with whatever comes first
-        raise ValueError(f"damaged, or no MATLAB 5 file: {error or repr(error)}") from None
-    points = _numbers(content, "pt2d", (2, 68)).T - 0.5
-    pose = _numbers(content, "Pose_Para", (1, 7))[0, :3]
-    box = np.concatenate([points.min(0), points.max(0)])
-    values = {"box": box, "landmarks68": points.reshape(-1), "pose": project_pose(pose)}
-    return {name: value.astype(np.float32).tolist() for name, value in values.items()}
+    content = read_mat(path, points, *PARAMETERS)
+    xy = numbers(content, points, shape)[:2].T - 0.5
+    face = {"box": tight_box(xy), "landmarks68": known(xy)}
+    face["pose"] = known(project_pose(numbers(content, "Pose_Para", (1, 7))[0, :3]))
+    for name, length in PARAMETERS.items() if whole else ():
+        kept = (1, length) if name == "Pose_Para" else (length, 1)
+        face[name.lower()] = known(numbers(content, name, kept))
+    return face
 
 
 def project_pose(pose: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -138,36 +155,3 @@ def project_pose(pose: NDArray[np.float64]) -> NDArray[np.float64]:
 
     turned = Rotation.from_euler("XYZ", -pose).as_euler("YXZ", degrees=True)
     return np.asarray(turned * [1, -1, -1], np.float64)
-
-
-def _numbers(content: dict[str, Any], name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    if name not in content:
-        raise ValueError(f"{name} is missing")
-    value = np.asarray(content[name])
-    if value.shape != shape:
-        raise ValueError(f"{name} has the shape {value.shape} instead of {shape}")
-    if value.dtype.kind not in "fiu" or not np.isfinite(value).all():
-        raise ValueError(f"{name} holds something else than numbers")
-    return value.astype(np.float64)
-
-
-def _subset(folder: Path) -> pa.Table:
-    """The inputs of one folder, with the size and time of each .mat."""
-    pictures: list[str] = []
-    mats: dict[str, os.stat_result] = {}
-    for entry in visible_files(folder):
-        stem, suffix = os.path.splitext(entry.name)
-        if suffix.lower() == ".jpg":
-            pictures.append(entry.name)
-        elif suffix == ".mat":
-            mats[stem] = entry.stat()
-    alone = mats.keys() - {os.path.splitext(name)[0] for name in pictures}
-    names = sorted([*pictures, *(f"{stem}.jpg" for stem in alone)])
-    stats = [mats.get(os.path.splitext(name)[0]) for name in names]
-    paths = [f"{folder.name}/{name}" for name in names]
-    schema = input_schema(LABELS)
-    empty: list[list[Any]] = [[] for _ in paths]
-    table = pa.table([paths, paths, [""] * len(paths), empty], schema=schema)
-    sizes = pa.array([stat.st_size if stat else -1 for stat in stats], pa.int64())
-    times = pa.array([stat.st_mtime_ns if stat else -1 for stat in stats], pa.int64())
-    return table.append_column("mat_size", sizes).append_column("mat_mtime_ns", times)

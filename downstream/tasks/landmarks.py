@@ -12,23 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs import ConfigError
+from downstream.tasks.mirror import MIRRORS
 from downstream.tasks.task import SIDE, Array, Metric, Task, matrix
 
-# Which point a point becomes in the mirror: jaw, brows, nose, eyes, mouth.
-MIRROR = np.array(
-    [
-        *range(16, -1, -1),
-        *range(26, 16, -1),
-        *range(27, 31),
-        *range(35, 30, -1),
-        *(45, 44, 43, 42, 47, 46),
-        *(39, 38, 37, 36, 41, 40),
-        *range(54, 47, -1),
-        *range(59, 54, -1),
-        *range(64, 59, -1),
-        *range(67, 64, -1),
-    ]
-)
+MIRROR = MIRRORS[68]
 
 
 def encode(table: pa.Table) -> Array:

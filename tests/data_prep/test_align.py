@@ -16,7 +16,7 @@ from data_prep.config import DataPrepConfig
 from data_prep.crop import TEMPLATE, Border, CropConfig, align_affine, crop, crop_affine, move, move_label
 from data_prep.images import PictureError
 from data_prep.pipeline import STAGES, Pipeline
-from data_prep.tables import array_of
+from data_prep.tables import PIXEL_POINTS, array_of
 
 ALIGNED = CropConfig(mode="align5")
 ROOT = Path(__file__).parents[2]
@@ -122,11 +122,13 @@ def test_outside_of_the_picture(mode: str, border: Border) -> None:
     assert np.abs(found - expected)[away].max() <= (0 if mode == "box" else 1)
 
 
-def test_the_box_of_a_turned_face_spans_its_corners() -> None:
+@pytest.mark.parametrize("name", ["box", "detector_box"])
+def test_the_box_of_a_turned_face_spans_its_corners(name: str) -> None:
     affine = similarity(2, 90, 300, 0)
-    assert move_label(affine, "box", [10, 20, 40, 80]).tolist() == pytest.approx([140, 20, 260, 80])
-    diagonal = move_label(similarity(1, 45, 0, 0), "box", [0, 0, 10, 10])
-    assert diagonal.tolist() == pytest.approx([-(50**0.5), 0, 50**0.5, 200**0.5], abs=1e-5)
+    assert name in PIXEL_POINTS
+    assert move_label(affine, name, [10, 20, 40, 80]) == pytest.approx([140, 20, 260, 80])
+    diagonal = move_label(similarity(1, 45, 0, 0), name, [0, 0, 10, 10])
+    assert diagonal == pytest.approx([-(50**0.5), 0, 50**0.5, 200**0.5], abs=1e-5)
 
 
 def test_landmarks_in_one_point_make_no_crop() -> None:

@@ -21,6 +21,8 @@ from downstream.tasks.pose import head_rotation
 
 POINTS = np.stack([np.linspace(101, 201, 68), np.linspace(251, 151, 68)]).astype(np.float32)
 
+SHAPE, EXPRESSION = (np.linspace(-2, 2, n, dtype=np.float32).reshape(-1, 1) * 1e5 for n in (199, 29))
+
 
 def add(root: Path, name: str, pose: tuple[float, ...] = (0.1, -0.5, 0.2), **content: object) -> Path:
     """A picture and its .mat; returns the path of the latter."""
@@ -28,7 +30,8 @@ def add(root: Path, name: str, pose: tuple[float, ...] = (0.1, -0.5, 0.2), **con
     picture.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (45, 45), "gray").save(picture)
     para = np.array([[*pose, 10, 20, -50, 1e-3]], np.float32)
-    whole = {"pt2d": POINTS, "Pose_Para": para, "roi": np.array([[1, 2, 450, 451]], np.int16)}
+    fit = {"Shape_Para": SHAPE, "Exp_Para": EXPRESSION}
+    whole = fit | {"pt2d": POINTS, "Pose_Para": para, "roi": np.array([[1, 2, 450, 451]], np.int16)}
     savemat(picture.with_suffix(".mat"), {k: v for k, v in (whole | content).items() if v is not None})
     return picture.with_suffix(".mat")
 
@@ -78,6 +81,28 @@ def test_labels_in_the_projects_conventions(root: Path) -> None:
     # MATLAB's first pixel is 1, ours has its middle at 0.5.
     np.testing.assert_allclose(np.reshape(face["landmarks68"], (68, 2)), POINTS.T - 0.5)
     assert face["box"] == [100.5, 150.5, 200.5, 250.5]
+
+
+def test_the_fit_is_carried_where_it_is_asked_for(root: Path) -> None:
+    corpus = source(root, parameters=True)
+    (face,) = found(corpus)["AFW/AFW_134212_1_0.jpg"].annotations
+    assert set(face) == set(corpus.labels.names) == {*LABELS.names, "shape_para", "exp_para", "pose_para"}
+    assert np.array_equal(face["shape_para"], SHAPE[:, 0])
+    assert np.array_equal(face["exp_para"], EXPRESSION[:, 0])
+    np.testing.assert_allclose(face["pose_para"], [0.1, -0.5, 0.2, 10, 20, -50, 1e-3], rtol=1e-6)
+    (shard,) = corpus.shards()
+    table = list_shard(corpus, root / "out", shard)
+    fields = table.schema.field("annotations").type.value_type
+    assert [fields.field(name).type.list_size for name in ("shape_para", "exp_para", "pose_para")] == [
+        199,
+        29,
+        7,
+    ]
+    assert source(root).shards()[0].inputs != shard.inputs
+    add(root, "AFW/AFW_134212_1_0", Exp_Para=np.zeros((1, 29)))
+    name = "AFW/AFW_134212_1_0.jpg"
+    assert found(corpus)[name].error.endswith(".mat: Exp_Para has the shape (1, 29) instead of (29, 1)")
+    assert not found(source(root))[name].error
 
 
 def test_the_pose_is_the_same_rotation() -> None:
