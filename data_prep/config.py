@@ -13,6 +13,8 @@ from data_prep.crop import CropConfig
 from data_prep.detect import DetectConfig, KeepConfig
 from data_prep.download.config import DownloadConfig
 from data_prep.sources.affectnet import AffectNetConfig
+from data_prep.sources.bp4d import BP4DConfig
+from data_prep.sources.disfa import DISFAConfig
 from data_prep.sources.flickr import FlickrConfig
 from data_prep.sources.folder import FolderConfig
 from data_prep.sources.imdbface import IMDbFaceConfig
@@ -31,6 +33,8 @@ SourceConfig = (
     | AffectNetConfig
     | FlickrConfig
     | IMDbFaceConfig
+    | DISFAConfig
+    | BP4DConfig
 )
 
 
