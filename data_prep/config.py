@@ -14,6 +14,7 @@ from data_prep.detect import DetectConfig, KeepConfig
 from data_prep.download.config import DownloadConfig
 from data_prep.sources.affectnet import AffectNetConfig
 from data_prep.sources.bp4d import BP4DConfig
+from data_prep.sources.csv import CSVConfig
 from data_prep.sources.disfa import DISFAConfig
 from data_prep.sources.flickr import FlickrConfig
 from data_prep.sources.folder import FolderConfig
@@ -35,6 +36,7 @@ SourceConfig = (
     | IMDbFaceConfig
     | DISFAConfig
     | BP4DConfig
+    | CSVConfig
 )
 
 
@@ -78,6 +80,16 @@ class DataPrepConfig(Config):
         if named and self.keep.rule != "largest_central":
             raise ValueError(
                 "source.identity_from: a folder's name says who is seen, not where; add keep.rule=largest_central"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_label_needs_a_face(self) -> DataPrepConfig:
+        source = self.source
+        placeless = isinstance(source, CSVConfig) and source.labels and "box" not in source.labels
+        if placeless and self.keep.rule != "largest_central":
+            raise ValueError(
+                "source.labels: without a box they say what is seen, not where; add keep.rule=largest_central"
             )
         return self
 

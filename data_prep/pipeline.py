@@ -17,6 +17,7 @@ from data_prep.files import atomic_write, digest, sha256_file, write_json
 from data_prep.sources import Searchable, Source
 from data_prep.sources.affectnet import AffectNet, AffectNetConfig
 from data_prep.sources.bp4d import BP4D, BP4DConfig
+from data_prep.sources.csv import CSV, CSVConfig
 from data_prep.sources.disfa import DISFA, DISFAConfig
 from data_prep.sources.flickr import Flickr, FlickrConfig
 from data_prep.sources.folder import Folder, FolderConfig
@@ -264,6 +265,7 @@ _ADAPTERS: dict[type, Callable[[Any, int], Searchable]] = {
     IMDbFaceConfig: IMDbFace,
     DISFAConfig: DISFA,
     BP4DConfig: BP4D,
+    CSVConfig: CSV,
 }
 
 
