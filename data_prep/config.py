@@ -16,9 +16,12 @@ from data_prep.sources.affectnet import AffectNetConfig
 from data_prep.sources.bp4d import BP4DConfig
 from data_prep.sources.csv import CSVConfig
 from data_prep.sources.disfa import DISFAConfig
+from data_prep.sources.ferplus import FERPlusConfig
 from data_prep.sources.flickr import FlickrConfig
 from data_prep.sources.folder import FolderConfig
 from data_prep.sources.imdbface import IMDbFaceConfig
+from data_prep.sources.rafdb import RAFDBConfig
+from data_prep.sources.sfew import SFEWConfig
 from data_prep.sources.synthetic import SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2Config
 from data_prep.sources.w300lp import W300LPConfig
@@ -36,6 +39,9 @@ SourceConfig = (
     | IMDbFaceConfig
     | DISFAConfig
     | BP4DConfig
+    | RAFDBConfig
+    | FERPlusConfig
+    | SFEWConfig
     | CSVConfig
 )
 

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from configs import ConfigError, config_hash, dump
@@ -19,10 +20,13 @@ from data_prep.sources.affectnet import AffectNet, AffectNetConfig
 from data_prep.sources.bp4d import BP4D, BP4DConfig
 from data_prep.sources.csv import CSV, CSVConfig
 from data_prep.sources.disfa import DISFA, DISFAConfig
+from data_prep.sources.ferplus import FERPlus, FERPlusConfig
 from data_prep.sources.flickr import Flickr, FlickrConfig
 from data_prep.sources.folder import Folder, FolderConfig
 from data_prep.sources.imdbface import IMDbFace, IMDbFaceConfig
+from data_prep.sources.rafdb import RAFDB, RAFDBConfig
 from data_prep.sources.selected import Selected
+from data_prep.sources.sfew import SFEW, SFEWConfig
 from data_prep.sources.synthetic import Synthetic, SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2, VGGFace2Config
 from data_prep.sources.w300lp import W300LP, W300LPConfig
@@ -249,8 +253,8 @@ def open_source(config: DataPrepConfig) -> Source:
 
 
 def _adapter(config: DataPrepConfig) -> Searchable:
-    if isinstance(config.source, SyntheticSourceConfig):
-        return Synthetic(config.source, config.shard_size, config.output / "pictures")
+    if maker := _MAKERS.get(type(config.source)):
+        return maker(config.source, config.shard_size, config.output / "pictures")
     adapter: Callable[[Any, int], Searchable] = _ADAPTERS[type(config.source)]
     return adapter(config.source, config.shard_size)
 
@@ -265,7 +269,14 @@ _ADAPTERS: dict[type, Callable[[Any, int], Searchable]] = {
     IMDbFaceConfig: IMDbFace,
     DISFAConfig: DISFA,
     BP4DConfig: BP4D,
+    RAFDBConfig: RAFDB,
+    SFEWConfig: SFEW,
     CSVConfig: CSV,
+}
+# Of pictures that have no file yet: it is written to the folder.
+_MAKERS: dict[type, Callable[[Any, int, Path], Searchable]] = {
+    SyntheticSourceConfig: Synthetic,
+    FERPlusConfig: FERPlus,
 }
 
 
