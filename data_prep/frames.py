@@ -6,7 +6,8 @@ import argparse
 import io
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -92,8 +93,10 @@ def find_videos(place: Path) -> dict[str, Path]:
     return videos
 
 
-def unpack(video: Path, folder: Path, settings: Settings, bar: tqdm[Any] | None = None) -> Note:
-    """Make ``folder`` from ``video``, unless it stands; ``bar`` counts the frames.
+def unpack(
+    video: Path, folder: Path, settings: Settings, tick: Callable[[int], object] = lambda _: None
+) -> Note:
+    """Make ``folder`` from ``video``, unless it stands; ``tick`` is told of so many frames more.
 
     Raises:
         ConfigError: the folder was made from something else, or in another way.
@@ -101,14 +104,13 @@ def unpack(video: Path, folder: Path, settings: Settings, bar: tqdm[Any] | None 
     """
     with lock(folder.with_name(f".{folder.name}.lock"), wait=True):
         if note := _standing(video, folder, settings):
-            if bar is not None:
-                bar.update(note.frames)
+            tick(note.frames)
             return note
         temporary = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         temporary.mkdir()
         try:
-            note = _write(video, temporary, settings, bar)
+            note = _write(video, temporary, settings, tick)
             write_json(temporary / NOTE, note.model_dump())
             publish(temporary, folder)
         finally:
@@ -138,15 +140,14 @@ def _standing(video: Path, folder: Path, settings: Settings) -> Note | None:
     return note
 
 
-def _write(video: Path, folder: Path, settings: Settings, bar: tqdm[Any] | None) -> Note:
+def _write(video: Path, folder: Path, settings: Settings, tick: Callable[[int], object]) -> Note:
     stat = video.stat()
     announced, frames, pictures = announced_frames(video), 0, 0
     for frames, pixels in _frames(video, settings.every):
         if pixels is not None:
             _save(pixels, folder / f"{frames:05d}.{settings.format}", settings)
             pictures += 1
-        if bar is not None:
-            bar.update()
+        tick(1)
     if not pictures or (frames != announced and not settings.short):
         # Where a decoder skips damage, all later frames get other numbers: then labels by frame are wrong.
         raise VideoError(
@@ -220,17 +221,31 @@ def unpack_all(videos: dict[str, Path], out: Path, settings: Settings, workers: 
     """
     notes, faults = [], []
     total = sum(_announced_or_none(video) for video in videos.values())
+    stop = threading.Event()
+
+    def tick(frames: int) -> None:
+        if stop.is_set():
+            raise VideoError("stopped")
+        bar.update(frames)
+
     # Threads: OpenCV and Pillow let go of the interpreter while they decode and encode.
     with tqdm(total=total, desc="frames", unit="frame") as bar, ThreadPoolExecutor(workers) as pool:
-        jobs = [pool.submit(unpack, video, out / name, settings, bar) for name, video in videos.items()]
-        for job in jobs:
-            try:
-                notes.append(job.result())
-            except (VideoError, ConfigError) as error:
-                faults.append(str(error))
+        jobs = [pool.submit(unpack, video, out / name, settings, tick) for name, video in videos.items()]
+        try:
+            for job in jobs:
+                try:
+                    notes.append(job.result())
+                except (VideoError, ConfigError) as error:
+                    faults.append(str(error))
+        except BaseException:  # a full disk, Ctrl-C: not after hours of other videos
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if faults:
-        rest = f"; so far {len(notes)} of {len(videos)} videos are unpacked" if videos else ""
-        raise ConfigError(f"{faults[0]} (videos with a fault: {len(faults)}{rest})")
+        raise ConfigError(
+            f"{faults[0]} (videos with a fault: {len(faults)}; so far {len(notes)} of {len(videos)} videos are "
+            "unpacked)"
+        )
     return notes
 
 

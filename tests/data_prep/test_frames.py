@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ JPEG = Settings(every=1, format="jpg", quality=95, short=False)
 
 def grey(number: int) -> int:
     """What the pixels of a frame are: each frame has a grey of its own."""
-    return 10 + 12 * number
+    return 10 + 12 * number % 240
 
 
 def write(path: Path, count: int = 12, size: tuple[int, int] = (64, 48)) -> Path:
@@ -149,3 +152,23 @@ def test_places_without_a_video(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a\.\w+ would get the same folder; rename one"):
         find_videos(tmp_path)
     assert find_videos(tmp_path / "a.avi") == {"a": tmp_path / "a.avi"}
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_in_the_middle_of_a_video(tmp_path: Path, signal_sent: signal.Signals) -> None:
+    write(tmp_path / "in/a.avi", count=3000)
+    write(tmp_path / "in/b.avi", count=20)
+    words = [sys.executable, "-m", "data_prep", "frames", tmp_path / "in", tmp_path / "out", "--workers", "1"]
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / "out/.a.tmp/00050.jpg").exists():
+        time.sleep(0.01)
+    process.send_signal(signal_sent)
+    process.wait(60)
+    assert not (tmp_path / "out/a").exists()
+    assert not (tmp_path / "out/b").exists(), "it was not its turn"
+    assert (tmp_path / "out/.a.tmp").exists() == (signal_sent == signal.SIGKILL)
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300)
+    assert len(list((tmp_path / "out/a").glob("*.jpg"))) == 3000
+    assert len(list((tmp_path / "out/b").glob("*.jpg"))) == 20
+    assert not (tmp_path / "out/.a.tmp").exists()
