@@ -36,6 +36,10 @@ pictures out of videos, sets out of sets (each has its own --help):
   subset    some rows of a set at random, as a file of row numbers
   union     the crops of several runs as one set
 
+on finished runs (each has its own --help):
+  compare   which pictures and crops of one set are in another one too            -> runs/compare/
+  remove    take pictures, or all of a person, out of everything that a run made
+
 examples:
   python -m data_prep ~/pictures
   python -m data_prep ~/pictures keep.min_size=60 output=runs/data/large
@@ -46,7 +50,7 @@ the same on four machines; each stage starts when all parts of the one before ar
 """
 
 
-OTHERS = ("subset", "union", "frames")
+OTHERS = ("subset", "union", "compare", "remove", "frames")
 """Commands with a module and arguments of their own."""
 
 

@@ -15,7 +15,7 @@ import hashlib
 import io
 import mmap
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -65,7 +65,7 @@ class SourceNote(pydantic.BaseModel):
     synthetic: bool
     images: int
     faces: int | None = None
-    """Of a union: rows that came from here."""
+    """Of a union: crops that were taken from here, before some were left out."""
     identity_offset: int = 0
     """Of a union: what was added to the identities."""
 
@@ -96,6 +96,8 @@ class Manifest(pydantic.BaseModel):
     config_hash: str = ""
     inputs: str = ""
     """Hash of the tables that the set was made from."""
+    left_out: dict[str, int] = {}
+    """Reason -> rows that the config left out of the set."""
     face_size: FaceSize | None = None
     crop: dict[str, Any] = {}
     """How the faces were cut: the fields of ``crop`` as they were."""
@@ -115,6 +117,7 @@ def write_beton(
     sources: Sequence[SourceNote] = (),
     config_hash: str = "",
     inputs: str = "",
+    left_out: Mapping[str, int] | None = None,
     face_size: FaceSize | None = None,
     crop: dict[str, Any] | None = None,
     storage: Storage = "jpeg",
@@ -131,6 +134,7 @@ def write_beton(
         sources: Where the images come from.
         config_hash: Of the configuration that made them.
         inputs: Hash of the tables that they were taken from.
+        left_out: Reason -> images of these tables that are not among them.
         face_size: Statistics of the faces in their pictures.
         crop: How they were cut.
         storage: The JPEG files as they are, or the pixels that Pillow decodes from them.
@@ -160,6 +164,7 @@ def write_beton(
         sources=tuple(sources),
         config_hash=config_hash,
         inputs=inputs,
+        left_out=dict(left_out or {}),
         face_size=face_size,
         crop=crop or {},
         storage=storage,

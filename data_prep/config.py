@@ -12,6 +12,7 @@ from configs import Config
 from data_prep.crop import CropConfig
 from data_prep.detect import DetectConfig, KeepConfig
 from data_prep.download.config import DownloadConfig
+from data_prep.exclude import ExcludeConfig
 from data_prep.sources.affectnet import AffectNetConfig
 from data_prep.sources.bp4d import BP4DConfig
 from data_prep.sources.csv import CSVConfig
@@ -61,6 +62,8 @@ class DataPrepConfig(Config):
     """Which detections become crops."""
     crop: CropConfig = CropConfig()
     """The crops."""
+    exclude: ExcludeConfig = ExcludeConfig()
+    """Which crops stay out of the set; the tables keep them."""
     write: WriteConfig = WriteConfig()
     """The set."""
     download: DownloadConfig = DownloadConfig()

@@ -27,11 +27,11 @@ from pydantic import Field, model_validator
 
 from configs import Config, ConfigError
 from data_prep.detect import mean_side
-from data_prep.images import PictureError, read_picture
-from data_prep.stage import Shard
+from data_prep.images import PictureError, difference_hashes, read_picture
+from data_prep.stage import Shard, timed
 from data_prep.tables import PIXEL_POINTS, crop_schema, label_column, read_shard, table_of
 
-VERSION = 1
+VERSION = 2
 TEMPLATE_SIDE = 112
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
@@ -92,9 +92,14 @@ def _crop_picture(
     pixels = np.asarray(image)
     for row in rows:
         try:
-            row["jpeg"] = encode(crop(pixels, row["affine"], config), config.quality)
+            with timed("crop"):
+                cut = crop(pixels, row["affine"], config)
         except PictureError as error:
             row["error"] = str(error)
+            continue
+        row["dhash"], row["dhash_down"] = difference_hashes(cut)
+        with timed("encode"):
+            row["jpeg"] = encode(cut, config.quality)
     return rows
 
 
@@ -116,6 +121,7 @@ def _labels(picture: dict[str, Any], face: dict[str, Any], config: CropConfig) -
         "landmarks5": None if face["landmarks5"] is None else move(affine, face["landmarks5"]),
         "face_size": face["face_size"],
         "affine": affine,
+        "picture_sha256": picture["sha256"],
         "error": "",
     } | {label_column(name): value for name, value in moved.items()}
 

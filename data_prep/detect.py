@@ -21,7 +21,7 @@ from configs import Config, ConfigError
 from data_prep.files import sha256_file
 from data_prep.images import read_picture
 from data_prep.prepare import Batch, Prepared, Resize, ahead, batches, letterbox, prepare, resize_like_package
-from data_prep.stage import Shard
+from data_prep.stage import Shard, timed
 from data_prep.tables import FACES, read_shard, table_of
 from data_prep.weights import ONNX_SHA256, resnet50_weights
 
@@ -174,7 +174,8 @@ def batch_of(detect: DetectConfig, device: str) -> int:
 
 def _found(detector: RetinaFace, batch: Batch) -> list[tuple[Prepared, Detections | None]]:
     """Each picture with its faces; None where it cannot be read."""
-    found = iter(detector(batch.pixels, batch.scales) if batch.pixels is not None else ())
+    with timed("network"):
+        found = iter(detector(batch.pixels, batch.scales) if batch.pixels is not None else ())
     return [(picture, next(found) if not picture.error else None) for picture in batch.pictures]
 
 

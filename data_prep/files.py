@@ -120,6 +120,8 @@ class Commit(pydantic.BaseModel):
     sha256: str
     """Of the table's bytes."""
     seconds: float
+    timings: dict[str, float] = {}
+    """Seconds by what they were spent on (:func:`data_prep.stage.timed`); the rest of ``seconds`` has no name."""
 
 
 def digest(tree: Any) -> str:
@@ -155,7 +157,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def commit(folder: Path, number: int, table: pa.Table, **mark: Any) -> Commit:
-    """Write the table of a shard, then its mark. ``mark`` holds stage, version, settings, inputs, seconds."""
+    """Write the table of a shard, then its mark. ``mark`` holds the other fields."""
     table_path, mark_path = shard_paths(folder, number)
     for stale in folder.glob(f".{table_path.stem}.*.tmp"):  # of a process that was killed
         stale.unlink()

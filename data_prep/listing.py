@@ -10,13 +10,14 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.files import read_commit
-from data_prep.images import PictureError, decode_picture, difference_hash, read_bytes
+from data_prep.images import PictureError, decode_picture, difference_hashes, read_bytes
+from data_prep.removed import forget, read_list
 from data_prep.sources import Found, Source
 from data_prep.sources.selected import DIFFERS
 from data_prep.stage import Shard
 from data_prep.tables import image_schema, read_shard, table_of
 
-VERSION = 1
+VERSION = 2
 
 
 def list_shard(source: Source, folder: Path, shard: Shard) -> pa.Table:
@@ -26,7 +27,12 @@ def list_shard(source: Source, folder: Path, shard: Shard) -> pa.Table:
     """
     earlier = read_shard(folder, shard.number).to_pylist() if read_commit(folder, shard.number) else []
     good = {(row["image_id"], row["sha256"]): row for row in earlier if not row["error"]}
+    removed = read_list(folder.parent)
     rows = [_row(found, good) for found in source.pictures(shard)]
+    rows = [
+        forget(row, folder.parent) if removed.names(row["image_id"], row.get("sha256")) else row
+        for row in rows
+    ]
     return table_of(rows, image_schema(source.labels))
 
 
@@ -45,6 +51,6 @@ def _row(found: Found, good: Mapping[tuple[str, str], dict[str, Any]]) -> dict[s
         image = decode_picture(data)
     except PictureError as error:
         return row | {"status": "failed", "error": str(error)}
-    row["dhash"] = difference_hash(image)
+    row["dhash"], row["dhash_down"] = difference_hashes(image)
     row["width"], row["height"] = image.size
     return row

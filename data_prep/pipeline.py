@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import ConfigError, config_hash, dump
-from data_prep import crop, detect, listing, published
+from data_prep import crop, detect, listing, published, removed
 from data_prep.beton import SourceNote, read_manifest
 from data_prep.config import DataPrepConfig, flatten
 from data_prep.files import atomic_write, digest, sha256_file, write_json
@@ -39,7 +39,7 @@ IN_PARTS = ("list", "detect", "crop")
 STAGES = (*IN_PARTS, "write", "report")
 # How the work is spread is no part of what is made.
 SPEED = frozenset({"batch", "device", "decode_threads"})
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 _log = logging.getLogger(__name__)
 
 
@@ -89,6 +89,7 @@ class Pipeline:
 
     def run(self, stages: Sequence[str]) -> None:
         """Do ``stages`` in order; then leave the resolved configuration beside what it made."""
+        removed.finish(self.config.output, self.source.labels)
         for name in stages:
             getattr(self, name)()
         if self.part == WHOLE:
@@ -131,6 +132,7 @@ class Pipeline:
             config_hash=config_hash(self.config, exclude={"workers", "download"}),
             crop=self.config.crop.model_dump(),
             storage=self.config.write.storage,
+            exclude=self.config.exclude,
             retry_failed=self.retry_failed,
         )
 
@@ -155,7 +157,9 @@ class Pipeline:
             "report": self._report_is_current,
         }
         # In order and no further than the first that is not done: each is judged by the marks of those before.
-        return all(done[name]() for name in STAGES[: STAGES.index(last) + 1])
+        return not removed.read_list(self.config.output).under_way and all(
+            done[name]() for name in STAGES[: STAGES.index(last) + 1]
+        )
 
     def _is_current(self, stage: Stage, *before: Stage) -> bool:
         return not unfinished(stage, self._after(*before), len(self.shards))
@@ -167,7 +171,7 @@ class Pipeline:
         crops = self.crops.commits(len(self.shards))
         return path.with_suffix(".json").exists() and (
             read_manifest(path).inputs
-            == inputs_hash(crops, self.source.label_name, self.config.write.storage)
+            == inputs_hash(crops, self.source.label_name, self.config.write.storage, self.config.exclude)
         )
 
     def _report_inputs(self) -> str:

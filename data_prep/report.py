@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from data_prep.pipeline import Pipeline
 
 KEPT_SHOWN, REJECTED_SHOWN, FAILED_SHOWN = 60, 24, 50
+GROUPS_SHOWN, GROUP_SHOWN = 16, 5
 THUMBNAIL = 128
 INK, KEPT, REJECTED = "#42505c", "#2a7f6f", "#d98b5f"
 
@@ -50,6 +51,7 @@ def write_report(pipeline: Pipeline, inputs: str) -> None:
                 summary=summary,
                 failed=_failed(tables),
                 kept_sheet=list(_kept_sheet(beton)),
+                near_sheet=list(_near_sheet(beton, tables)),
                 rejected_sheet=list(_rejected_sheet(pipeline, tables)),
                 charts=_charts(pipeline, summary),
                 config=dump(pipeline.config),
@@ -69,7 +71,7 @@ def _failed(tables: Tables) -> list[dict[str, str]]:
     return rows
 
 
-def _sample(count: int, wanted: int) -> NDArray[np.int64]:
+def sample(count: int, wanted: int) -> NDArray[np.int64]:
     """Up to ``wanted`` of ``count`` rows, the same ones every time, in order."""
     generator = np.random.default_rng(np.random.SeedSequence([0, count]))
     return np.sort(generator.choice(count, min(wanted, count), replace=False))
@@ -77,14 +79,23 @@ def _sample(count: int, wanted: int) -> NDArray[np.int64]:
 
 def _kept_sheet(beton: Beton) -> Iterator[str]:
     """Thumbnails of rows of the set, as they are stored."""
-    for row in _sample(len(beton), KEPT_SHOWN).tolist():
-        yield _thumbnail(Image.fromarray(beton.image(row)))
+    for row in sample(len(beton), KEPT_SHOWN).tolist():
+        yield data_uri(Image.fromarray(beton.image(row)))
+
+
+def _near_sheet(beton: Beton, tables: Tables) -> Iterator[list[str]]:
+    """Thumbnails of groups of near-duplicates, a list a group."""
+    first, counts = np.unique(tables.near, return_counts=True)
+    many = first[counts > 1]
+    for group in many[sample(len(many), GROUPS_SHOWN)]:
+        rows = np.flatnonzero(tables.near == group)[:GROUP_SHOWN]
+        yield [data_uri(Image.fromarray(beton.image(row))) for row in rows.tolist()]
 
 
 def _rejected_sheet(pipeline: Pipeline, tables: Tables) -> Iterator[dict[str, Any]]:
     """Thumbnails of rejected faces, cut from their pictures in the same way, with the reason."""
     rejected = tables.faces.filter(pc.invert(tables.faces["kept"]))
-    rows = rejected.take(_sample(len(rejected), REJECTED_SHOWN)).to_pylist()
+    rows = rejected.take(sample(len(rejected), REJECTED_SHOWN)).to_pylist()
     wanted = pa.array([row["image_id"] for row in rows], pa.string())
     pictures = {
         row["image_id"]: row
@@ -97,11 +108,11 @@ def _rejected_sheet(pipeline: Pipeline, tables: Tables) -> Iterator[dict[str, An
             image = crop(pixels, crop_affine(row, pipeline.config.crop), pipeline.config.crop)
         except PictureError:
             continue  # the source may be gone by now; the report of the tables still holds
-        yield row | {"image": _thumbnail(image)}
+        yield row | {"image": data_uri(image)}
 
 
-def _thumbnail(image: Image.Image) -> str:
-    """A data URI."""
+def data_uri(image: Image.Image) -> str:
+    """A thumbnail of ``THUMBNAIL`` squared as a data URI."""
     buffer = io.BytesIO()
     image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -113,11 +124,16 @@ def _thumbnail(image: Image.Image) -> str:
 def _charts(pipeline: Pipeline, summary: dict[str, Any]) -> dict[str, str]:
     keep = pipeline.config.keep
     sizes = _chart(summary["face_size"], "mean side of the face in its picture, px", keep.min_size, log=True)
-    return {"size": sizes, "score": _chart(summary["score"], "detector's score", keep.min_score, log=False)}
+    yaw = "offset of the nose from the middle of the eyes, in spans of the eyes"
+    return {
+        "size": sizes,
+        "score": _chart(summary["score"], "detector's score", keep.min_score, log=False),
+        "yaw": _chart(summary["yaw"], yaw, None, log=False),
+    }
 
 
-def _chart(counts: dict[str, Sequence[float]], label: str, limit: float, *, log: bool) -> str:
-    """A histogram of kept and rejected faces as an inline SVG, with the least value that is kept."""
+def _chart(counts: dict[str, Sequence[float]], label: str, limit: float | None, *, log: bool) -> str:
+    """A histogram of kept and rejected faces as an inline SVG, with the least value that is kept, if any."""
     edges = np.array(counts["edges"])
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
@@ -138,7 +154,8 @@ def _chart(counts: dict[str, Sequence[float]], label: str, limit: float, *, log:
                 edges[:-1], height, np.diff(edges) * 0.92, bottom, align="edge", color=colour, label=name
             )
             bottom += height
-        axes.axvline(limit, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        if limit is not None:
+            axes.axvline(limit, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         if log:
             ticks = [
                 tick for tick in (8, 16, 32, 64, 128, 256, 512, 1024, 2048) if edges[0] <= tick <= edges[-1]

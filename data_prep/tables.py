@@ -24,6 +24,7 @@ IMAGES = pa.schema(
         "path": pa.string(),
         "sha256": pa.string(),
         "dhash": pa.uint64(),
+        "dhash_down": pa.uint64(),
         "width": pa.int32(),
         "height": pa.int32(),
         "status": pa.string(),
@@ -57,6 +58,9 @@ CROPS = pa.schema(
         "landmarks5": vector(10),
         "face_size": pa.float32(),
         "affine": vector(6),
+        "picture_sha256": pa.string(),
+        "dhash": pa.uint64(),
+        "dhash_down": pa.uint64(),
         "error": pa.string(),
         "jpeg": pa.binary(),
     }
@@ -105,5 +109,5 @@ def read_shards(folder: Path, count: int, columns: list[str] | None = None) -> I
 def array_of(column: pa.ChunkedArray) -> np.ndarray:
     """A column of lists, all of one length and none null, as an array (rows, length)."""
     flat = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
-    array: np.ndarray = flat.to_numpy().reshape(len(column), -1)
+    array: np.ndarray = flat.to_numpy().reshape(len(column), len(flat) // max(1, len(column)))
     return array

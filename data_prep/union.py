@@ -20,6 +20,7 @@ import configs
 from configs import Config, ConfigError, cli
 from data_prep.beton import Manifest, SourceNote
 from data_prep.config import DataPrepConfig
+from data_prep.exclude import ExcludeConfig
 from data_prep.files import Commit, digest, read_commit, shard_paths
 from data_prep.tables import CROPS, PIXEL_POINTS, label_column
 from data_prep.write import WriteConfig, read_jpegs, read_rows, standing_set, write_rows
@@ -52,6 +53,8 @@ class UnionConfig(Config):
     """The runs, each under a name that its rows carry."""
     write: WriteConfig = WriteConfig()
     """The set."""
+    exclude: ExcludeConfig = ExcludeConfig()
+    """Which crops stay out of it."""
 
     @field_validator("parts")
     @classmethod
@@ -151,6 +154,7 @@ def write_union(config: UnionConfig) -> Manifest:
         inputs=inputs,
         crop=parts[0].run.crop.model_dump(),
         storage=config.write.storage,
+        exclude=config.exclude,
     )
 
 
@@ -204,7 +208,7 @@ def _settings(part: Part) -> dict[str, Any]:
 
 def _inputs(config: UnionConfig, parts: Sequence[Part]) -> str:
     chosen = [[part.name, part.config.split, [commit.sha256 for commit in part.crops]] for part in parts]
-    return digest([VERSION, config.write.storage, chosen])
+    return digest([VERSION, config.write.storage, chosen, *config.exclude.inputs()])
 
 
 def _chosen(part: Part, chosen: NDArray[np.bool_]) -> Iterable[bytes]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from tqdm import tqdm
 
 from configs import Config, ConfigError
 from data_prep.beton import FaceSize, Manifest, SourceNote, Storage, read_manifest, write_beton
-from data_prep.files import Commit, digest, write_table
+from data_prep.exclude import ExcludeConfig, left_out
+from data_prep.files import Commit, digest, write_json, write_table
 from data_prep.tables import read_shard, read_shards
 
 VERSION = 1
+TIME = "write.json"
+"""How long it took; the report shows it."""
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
@@ -37,6 +42,7 @@ def write_set(
     config_hash: str,
     crop: dict[str, Any],
     storage: Storage,
+    exclude: ExcludeConfig,
     retry_failed: bool,
 ) -> Manifest:
     """Write the set unless the one on disk was made from the same crops; replace it after a retry.
@@ -44,7 +50,7 @@ def write_set(
     Raises:
         ConfigError: there is no crop, or the set on disk was made from others.
     """
-    inputs = inputs_hash(commits, label_name, storage)
+    inputs = inputs_hash(commits, label_name, storage, exclude)
     if standing := standing_set(output, inputs, retry_failed):
         return standing
     table = read_rows(crops, len(commits))
@@ -62,6 +68,7 @@ def write_set(
         inputs=inputs,
         crop=crop,
         storage=storage,
+        exclude=exclude,
     )
 
 
@@ -80,7 +87,8 @@ def standing_set(output: Path, inputs: str, retry_failed: bool = False) -> Manif
         return manifest
     if not retry_failed:
         raise ConfigError(
-            f"{path}: made from other crops or stored otherwise; give another output=FOLDER, or remove {path.stem}.*"
+            f"{path}: made from other crops, or with other fields of write or exclude; give another output=FOLDER, "
+            f"or remove {path.stem}.*"
         )
     mark.unlink()  # or the old mark would vouch for a new set that is still being written
     return None
@@ -112,13 +120,22 @@ def write_rows(
     inputs: str,
     crop: dict[str, Any],
     storage: Storage,
+    exclude: ExcludeConfig,
 ) -> Manifest:
-    """set.parquet from ``table``, set.beton from the crops of its rows, and last set.json."""
+    """set.parquet from ``table``, set.beton from the crops of its rows, and last set.json; without what ``exclude``
+    leaves out.
+    """
+    started = time.monotonic()
     path = output / "set.beton"
+    out = left_out(table, exclude)
+    stays = ~np.logical_or.reduce([*out.values(), np.zeros(len(table), bool)])
+    table = table.filter(stays)
+    if not len(table):
+        raise ConfigError(f"{output}: the section 'exclude' leaves no row; see its fields")
     write_table(path.with_suffix(".parquet"), table)
-    return write_beton(
+    manifest = write_beton(
         path,
-        tqdm(jpegs, total=len(table), desc="write", unit="row"),
+        tqdm(compress(jpegs, stays), total=len(table), desc="write", unit="row"),
         np.arange(len(table)),
         table[label_name].fill_null(-1).to_numpy() if label_name != "none" else np.full(len(table), -1),
         image_size=crop["image_size"],
@@ -126,15 +143,19 @@ def write_rows(
         sources=sources,
         config_hash=config_hash,
         inputs=inputs,
+        left_out={reason: int(rows.sum()) for reason, rows in out.items()},
         face_size=_face_size(table["face_size"].to_numpy()),
         crop=crop,
         storage=storage,
     )
+    # Beside the manifest, not in it: two runs of one config give the same set and manifest.
+    write_json(output / TIME, {"rows": manifest.count, "seconds": round(time.monotonic() - started, 3)})
+    return manifest
 
 
-def inputs_hash(commits: list[Commit], label_name: str, storage: Storage) -> str:
+def inputs_hash(commits: list[Commit], label_name: str, storage: Storage, exclude: ExcludeConfig) -> str:
     """What the manifest of a set made from these crops says in ``inputs``."""
-    return digest([VERSION, label_name, storage, [commit.sha256 for commit in commits]])
+    return digest([VERSION, label_name, storage, [c.sha256 for c in commits], *exclude.inputs()])
 
 
 def _good(crops: pa.Table) -> pa.Table:

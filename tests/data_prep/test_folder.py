@@ -117,7 +117,8 @@ def test_the_set_is_whole(output: Path) -> None:
 
 def test_the_report_shows_the_same_figures(output: Path) -> None:
     summary = json.loads((output / "report" / "summary.json").read_text())
-    assert summary["pictures"] == {"listed": 8, "usable": 5, "failed": 3, "duplicates": 0, "without_face": 0}
+    counts = {"listed": 8, "usable": 5, "failed": 3, "removed": 0, "duplicates": 0, "without_face": 0}
+    assert summary["pictures"] == counts
     assert summary["faces"] == {"detected": 10, "kept": 10, "rejected": 0}
     assert summary["written"] == 10
     assert sum(summary["face_size"]["kept"]) == sum(summary["score"]["kept"]) == 10

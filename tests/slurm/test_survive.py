@@ -214,7 +214,10 @@ def test_the_same_weights_after_the_time_limit(start: Callable[..., Job], undist
         process.suspend()
     job.wait(lambda: bool(job.ended()), "notice")
     finish(job, undisturbed)
-    assert [event.kind for event in job.ended()] == ["time limit", "done"]
+    *limits, last = [event.kind for event in job.ended()]
+    assert last == "done"
+    assert limits  # more than one on a machine that is slower than two minutes
+    assert set(limits) == {"time limit"}
 
 
 def test_a_cancelled_run_stays_cancelled(start: Callable[..., Job]) -> None:
