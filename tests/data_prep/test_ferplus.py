@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from data_prep.config import DataPrepConfig
 from data_prep.files import sha256_file
 from data_prep.listing import list_shard
 from data_prep.pipeline import STAGES, Pipeline
+from data_prep.remove import Request, remove
 from data_prep.sources import Found
 from data_prep.sources.affectnet import CLASSES
 from data_prep.sources.corpus import input_schema
@@ -220,3 +222,19 @@ def test_from_its_files_to_a_set(root: Path, tmp_path: Path) -> None:
     assert Beton(tmp_path / "set/set.beton").column("label").tolist() == [1, 2, 4]
     assert (tmp_path / "set/pictures/val/fer0000003.png").is_file()
     assert pipeline.finished("report")
+
+
+def test_a_removed_face_does_not_come_back(root: Path, tmp_path: Path) -> None:
+    """Though its pixels are still in fer2013.csv."""
+    given = [f"source.path={root}", f"output={tmp_path / 'set'}", "workers=1"]
+    config = configs.load(ROOT / "configs/data/ferplus.yaml", given, schema=DataPrepConfig)
+    Pipeline(config).run(STAGES[:-1])
+    remove(config, [Request("image-id", "val/fer0000003.png")])
+    shutil.rmtree(tmp_path / "set/images")
+    for name in ("faces", "crops"):
+        shutil.rmtree(tmp_path / "set" / name)
+    for path in (tmp_path / "set").glob("set.*"):
+        path.unlink()
+    Pipeline(config).run(STAGES[:-1])
+    assert read_labels(tmp_path / "set/set.beton")["split"].to_pylist() == ["train", "test"]
+    assert not (tmp_path / "set/pictures/val/fer0000003.png").exists()

@@ -132,7 +132,9 @@ def test_storage_and_quality_in_a_run(tmp_path: Path, astronaut: Image.Image) ->
     assert sizes[40] < sizes[95] / 2
 
     raw = load_config(str(folder), [*given, "write.storage=raw"])
-    with pytest.raises(ConfigError, match=r"set\.beton: made from other crops, or with other fields of write"):
+    with pytest.raises(
+        ConfigError, match=r"set\.beton: made from other crops, or with other fields of write"
+    ):
         Pipeline(raw).write()
     for name in ("set.beton", "set.parquet", "set.json"):
         (tmp_path / "40" / name).unlink()
