@@ -74,7 +74,7 @@ class CSVConfig(Config):
     """The column of the paths."""
     labels: dict[str, Label] = Field(default_factory=dict)
     """Name of a label -> type and column. Known names: identity (integer or name); expression; valence and arousal
-    from -1 to 1; box, the numbers x0, y0, x1, y1 in px; landmarks5 and landmarks68, x and y in turn, the middle of
+    from -1 to 1; box, the numbers x0, y0, x1, y1 in px; landmarks5, landmarks68, x and y in turn, the middle of
     the first pixel at 0.5, 0.5; split. Others are carried along as they are."""
     label: str = "none"
     """The label, an integer or a name, that becomes the .beton's."""
@@ -93,7 +93,7 @@ class CSVConfig(Config):
                 raise ValueError(f"labels.identity: {label.type} does not number people; use integer or name")
             if name in RANGES and label.type != "number":
                 raise ValueError(f"labels.{name}: is one number; use type: number")
-            if name == "box" or re.fullmatch(r"landmarks\d+", name):
+            if name in PIXEL_POINTS or re.fullmatch(r"landmarks\d+", name):
                 _check_points(name, label)
         if self.label != "none":
             if self.label not in self.labels:
@@ -108,7 +108,7 @@ def _check_points(name: str, label: Label) -> None:
         raise ValueError(
             f"labels.{name}: these points cannot be moved into a crop; {', '.join(PIXEL_POINTS)} can"
         )
-    count = 4 if name == "box" else 2 * int(name.removeprefix("landmarks"))
+    count = 4 if name.endswith("box") else 2 * int(name.removeprefix("landmarks"))
     if label.type != "numbers" or label.count != count:
         raise ValueError(f"labels.{name}: is {count} numbers; use type: numbers")
 
