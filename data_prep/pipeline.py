@@ -263,6 +263,11 @@ def _adapter(config: DataPrepConfig) -> Searchable:
     return adapter(config.source, config.shard_size)
 
 
+# Of pictures that have no file yet: it is written to the folder.
+_MAKERS: dict[type, Callable[[Any, int, Path], Searchable]] = {
+    SyntheticSourceConfig: Synthetic,
+    FERPlusConfig: FERPlus,
+}
 _ADAPTERS: dict[type, Callable[[Any, int], Searchable]] = {
     FolderConfig: Folder,
     VGGFace2Config: VGGFace2,
@@ -276,11 +281,6 @@ _ADAPTERS: dict[type, Callable[[Any, int], Searchable]] = {
     RAFDBConfig: RAFDB,
     SFEWConfig: SFEW,
     CSVConfig: CSV,
-}
-# Of pictures that have no file yet: it is written to the folder.
-_MAKERS: dict[type, Callable[[Any, int, Path], Searchable]] = {
-    SyntheticSourceConfig: Synthetic,
-    FERPlusConfig: FERPlus,
 }
 
 
