@@ -31,7 +31,8 @@ stages:
 before them, for sources that are lists of addresses (flickr, imdb_face); it alone goes to the network:
   download  search and fetch the pictures that are not there yet                  -> the folder source.path
 
-sets out of sets (each has its own --help):
+pictures out of videos, sets out of sets (each has its own --help):
+  frames    videos to a folder of pictures each
   subset    some rows of a set at random, as a file of row numbers
   union     the crops of several runs as one set
 
@@ -49,7 +50,7 @@ the same on four machines; each stage starts when all parts of the one before ar
 """
 
 
-OTHERS = ("subset", "union", "compare", "remove")
+OTHERS = ("subset", "union", "compare", "remove", "frames")
 """Commands with a module and arguments of their own."""
 
 

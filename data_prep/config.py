@@ -16,10 +16,16 @@ from data_prep.exclude import ExcludeConfig
 from data_prep.sources.affectnet import AffectNetConfig
 from data_prep.sources.aflw import AFLWConfig
 from data_prep.sources.aflw2000 import AFLW2000Config
+from data_prep.sources.bp4d import BP4DConfig
 from data_prep.sources.cofw import COFWConfig
+from data_prep.sources.csv import CSVConfig
+from data_prep.sources.disfa import DISFAConfig
+from data_prep.sources.ferplus import FERPlusConfig
 from data_prep.sources.flickr import FlickrConfig
 from data_prep.sources.folder import FolderConfig
 from data_prep.sources.imdbface import IMDbFaceConfig
+from data_prep.sources.rafdb import RAFDBConfig
+from data_prep.sources.sfew import SFEWConfig
 from data_prep.sources.synthetic import SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2Config
 from data_prep.sources.w300 import W300Config
@@ -42,6 +48,12 @@ SourceConfig = (
     | WFLWConfig
     | AFLWConfig
     | COFWConfig
+    | DISFAConfig
+    | BP4DConfig
+    | RAFDBConfig
+    | FERPlusConfig
+    | SFEWConfig
+    | CSVConfig
 )
 
 
@@ -87,6 +99,16 @@ class DataPrepConfig(Config):
         if named and self.keep.rule != "largest_central":
             raise ValueError(
                 "source.identity_from: a folder's name says who is seen, not where; add keep.rule=largest_central"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_label_needs_a_face(self) -> DataPrepConfig:
+        source = self.source
+        placeless = isinstance(source, CSVConfig) and source.labels and "box" not in source.labels
+        if placeless and self.keep.rule != "largest_central":
+            raise ValueError(
+                "source.labels: without a box they say what is seen, not where; add keep.rule=largest_central"
             )
         return self
 

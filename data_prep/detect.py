@@ -34,9 +34,10 @@ VERSION = 2
 class DetectConfig(Config):
     """The detector and how it is run."""
 
-    network: Literal["mobilenet0.25", "resnet50", "annotated"] = "mobilenet0.25"
+    network: Literal["mobilenet0.25", "resnet50", "annotated", "whole"] = "mobilenet0.25"
     """The RetinaFace backbone; resnet50 is the package retina-face's own network. annotated: nothing is detected, the
-    source's own boxes are the faces, as test sets with boxes of their own are evaluated."""
+    source's own boxes are the faces, as test sets with boxes of their own are evaluated. whole: each picture is one
+    face from edge to edge, as corpora of aligned faces come."""
     weights: Path | None = None
     """The state dict for resnet50; unless given, the file that the package itself keeps or downloads."""
     resize: Literal["letterbox", "retinaface"] = "letterbox"
@@ -94,13 +95,30 @@ def detect_shard(images: Path, detect: DetectConfig, keep: KeepConfig, shard: Sh
     """The face table of one shard of the image table in folder ``images``."""
     listed = [row for row in read_shard(images, shard.number).to_pylist() if not row["error"]]
     if detect.network == "annotated":
-        faces = [face for row in listed for face in _rows(Prepared(row, None), annotated_faces(row), keep)]
-        return table_of(faces, FACES)
+        return _without_network(listed, annotated_faces, keep)
+    if detect.network == "whole":
+        return _without_network(listed, whole_picture, keep)
     detector = _detector(detect.network, detect.weights, detect.resize, detect.device, detect.threshold)
     rows = detect_pictures(
         listed, lambda row: read_picture(row["path"], row["sha256"]), detector, detect, keep
     )
     return table_of(rows, FACES)
+
+
+def _without_network(
+    listed: list[dict[str, Any]], faces_of: Callable[[dict[str, Any]], Detections], keep: KeepConfig
+) -> pa.Table:
+    return table_of(
+        [face for row in listed for face in _rows(Prepared(row, None), faces_of(row), keep)], FACES
+    )
+
+
+def whole_picture(row: dict[str, Any]) -> Detections:
+    """The picture of a row of the image table as if all of it were one detected face, with score 1."""
+    from data_prep.detector import Detections
+
+    box = np.array([[0, 0, row["width"], row["height"]]], np.float32)
+    return Detections(box, np.ones(1, np.float32), np.full((1, 5, 2), np.nan, np.float32))
 
 
 def annotated_faces(row: dict[str, Any]) -> Detections:
@@ -234,7 +252,7 @@ def processes(device: str, workers: int) -> int:
 
 def weights_sha256(detect: DetectConfig) -> str:
     """The hash of the weights' file, if there is one: other weights, other faces."""
-    if detect.network == "annotated":
+    if detect.network in ("annotated", "whole"):
         return ""
     return ONNX_SHA256 if detect.network == "mobilenet0.25" else sha256_file(resnet50_weights(detect.weights))
 

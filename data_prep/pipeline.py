@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from configs import ConfigError, config_hash, dump
@@ -19,11 +20,17 @@ from data_prep.sources import Searchable, Source
 from data_prep.sources.affectnet import AffectNet, AffectNetConfig
 from data_prep.sources.aflw import AFLW, AFLWConfig
 from data_prep.sources.aflw2000 import AFLW2000, AFLW2000Config
+from data_prep.sources.bp4d import BP4D, BP4DConfig
 from data_prep.sources.cofw import COFW, COFWConfig
+from data_prep.sources.csv import CSV, CSVConfig
+from data_prep.sources.disfa import DISFA, DISFAConfig
+from data_prep.sources.ferplus import FERPlus, FERPlusConfig
 from data_prep.sources.flickr import Flickr, FlickrConfig
 from data_prep.sources.folder import Folder, FolderConfig
 from data_prep.sources.imdbface import IMDbFace, IMDbFaceConfig
+from data_prep.sources.rafdb import RAFDB, RAFDBConfig
 from data_prep.sources.selected import Selected
+from data_prep.sources.sfew import SFEW, SFEWConfig
 from data_prep.sources.synthetic import Synthetic, SyntheticSourceConfig
 from data_prep.sources.vggface2 import VGGFace2, VGGFace2Config
 from data_prep.sources.w300 import W300, W300Config
@@ -272,14 +279,18 @@ def open_source(config: DataPrepConfig) -> Source:
 
 
 def _adapter(config: DataPrepConfig) -> Searchable:
-    if isinstance(config.source, SyntheticSourceConfig):
-        return Synthetic(config.source, config.shard_size, config.output / "pictures")
-    if isinstance(config.source, COFWConfig):
-        return COFW(config.source, config.shard_size, config.output / "pictures")
+    if maker := _MAKERS.get(type(config.source)):
+        return maker(config.source, config.shard_size, config.output / "pictures")
     adapter: Callable[[Any, int], Searchable] = _ADAPTERS[type(config.source)]
     return adapter(config.source, config.shard_size)
 
 
+# Of pictures that have no file yet: it is written to the folder.
+_MAKERS: dict[type, Callable[[Any, int, Path], Searchable]] = {
+    SyntheticSourceConfig: Synthetic,
+    FERPlusConfig: FERPlus,
+    COFWConfig: COFW,
+}
 _ADAPTERS: dict[type, Callable[[Any, int], Searchable]] = {
     FolderConfig: Folder,
     VGGFace2Config: VGGFace2,
@@ -292,6 +303,11 @@ _ADAPTERS: dict[type, Callable[[Any, int], Searchable]] = {
     AFLW2000Config: AFLW2000,
     WFLWConfig: WFLW,
     AFLWConfig: AFLW,
+    DISFAConfig: DISFA,
+    BP4DConfig: BP4D,
+    RAFDBConfig: RAFDB,
+    SFEWConfig: SFEW,
+    CSVConfig: CSV,
 }
 
 

@@ -64,16 +64,16 @@ class Corpus(ABC):
 
     def ids(self, shard: Shard) -> list[str]:
         """The ids of the inputs of one shard."""
-        ids: list[str] = _rows(shard)["image_id"].to_pylist()
+        ids: list[str] = shard_rows(shard)["image_id"].to_pylist()
         return ids
 
     def pick(self, shard: Shard, places: list[int]) -> Shard:
         """Some inputs of one shard."""
-        return table_shard(shard.number, _rows(shard).take(places))
+        return table_shard(shard.number, shard_rows(shard).take(places))
 
     def pictures(self, shard: Shard) -> Iterator[Found]:
         """The inputs of one shard."""
-        for row in _rows(shard).to_pylist():
+        for row in shard_rows(shard).to_pylist():
             annotations = tuple(row.get("annotations") or ())
             yield Found(row["image_id"], self.root / row["path"], annotations, row["error"])
 
@@ -190,7 +190,8 @@ def visible_files(folder: Path) -> Iterator[os.DirEntry[str]]:
 _NO_UTF8 = re.compile("[\ud800-\udfff]")  # surrogates: how Python holds such bytes
 
 
-def _rows(shard: Shard) -> pa.Table:
+def shard_rows(shard: Shard) -> pa.Table:
+    """The rows of :func:`table_shard`."""
     return pa.ipc.open_stream(shard.payload).read_all()
 
 

@@ -1,7 +1,8 @@
-"""The source's own boxes as the faces: nothing is detected."""
+"""The source's own boxes, or whole pictures, as the faces: nothing is detected."""
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +71,27 @@ def test_a_source_without_boxes_needs_a_network(tmp_path: Path, t1: bytes) -> No
     )
     with pytest.raises(ConfigError, match="folder has no boxes; name a network"):
         Pipeline(load(tmp_path / "run.yaml", schema=DataPrepConfig)).run(STAGES)
+
+
+def test_whole_pictures_are_the_faces(tmp_path: Path) -> None:
+    """Two people's pictures of 100 x 100 px and of another shape: each crop shows its picture from edge to edge."""
+    rng = np.random.default_rng(0)
+    for name, height in (("ann/a.png", 100), ("bea/b.png", 140)):
+        (tmp_path / "in" / name).parent.mkdir(parents=True)
+        pixels = rng.integers(0, 255, (height // 20, 5, 3), dtype=np.uint8).repeat(20, 0).repeat(20, 1)
+        Image.fromarray(pixels).save(tmp_path / "in" / name)
+    (tmp_path / "run.yaml").write_text(
+        f"output: {tmp_path}/out\nsource: {{kind: folder, path: {tmp_path}/in, identity_from: folder}}\n"
+        "detect: {network: whole}\nkeep: {rule: largest_central}\ncrop: {image_size: 100, face_size: 100}\n"
+    )
+    Pipeline(load(tmp_path / "run.yaml", schema=DataPrepConfig)).run(STAGES)
+    labels = read_labels(tmp_path / "out" / "set.beton")
+    assert labels["identity"].to_pylist() == [0, 1]
+    assert labels["box"].to_pylist()[0] == [0, 0, 100, 100]
+    first = Image.open(BytesIO(read_shard(tmp_path / "out" / "crops", 0)["jpeg"][0].as_py()))
+    difference = np.asarray(first).astype(int) - np.asarray(Image.open(tmp_path / "in/ann/a.png"))
+    assert np.abs(difference).mean() < 6
+    shifted = np.roll(np.asarray(first).astype(int), 20, axis=1) - np.asarray(
+        Image.open(tmp_path / "in/ann/a.png")
+    )
+    assert np.abs(shifted).mean() > 40
