@@ -1,6 +1,6 @@
 """All stages on many synthetic photographs: pictures a second of a core, peak memory, where the time goes.
 
-    python benchmarks/data_prep.py --pictures 20000 --distinct 2915
+    python benchmarks/preparation.py --pictures 20000 --distinct 2915
 
 Renders ``--distinct`` photographs of 640 x 480 px and writes each under several names, every file with other bytes (a
 JPEG comment) and the same pixels. Then runs ``python -m data_prep STAGE`` in two workers. Seconds are those of the
