@@ -112,24 +112,28 @@ def load_config(source: str, overrides: Sequence[str]) -> DataPrepConfig:
 
 def main() -> int:
     """Run the stages of the command line; the last line tells where the report is."""
-    if sys.argv[1:] and sys.argv[1] in OTHERS:
-        importlib.import_module(f"data_prep.{sys.argv[1]}").main(sys.argv[2:])
-        return cli.DONE
-    args = parse()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = load_config(args.source, args.overrides)
-    if not str(config.output).strip("."):
-        raise ConfigError("output: name a folder of its own, for example output=runs/data/mine")
     try:
-        if args.download:
-            _download(config, args)
-            return cli.DONE
-        Pipeline(config, args.retry_failed, args.part).run(args.stages)
+        return _run(sys.argv[1:])
     except BrokenPipeError:
         raise
     except (StageError, OSError) as error:  # the machine's fault, not the code's: no traceback
         print(f"error: {error}", file=sys.stderr)
         return cli.FAILED
+
+
+def _run(words: Sequence[str]) -> int:
+    if words and words[0] in OTHERS:
+        importlib.import_module(f"data_prep.{words[0]}").main(words[1:])
+        return cli.DONE
+    args = parse(words)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = load_config(args.source, args.overrides)
+    if not str(config.output).strip("."):
+        raise ConfigError("output: name a folder of its own, for example output=runs/data/mine")
+    if args.download:
+        _download(config, args)
+        return cli.DONE
+    Pipeline(config, args.retry_failed, args.part).run(args.stages)
     report = config.output / "report" / "index.html"
     print(f"report: {report}" if report.exists() else f"done: {config.output}")
     return cli.DONE

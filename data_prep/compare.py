@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 from tabulate import tabulate
@@ -22,8 +21,9 @@ from tqdm import tqdm
 from data_prep.beton import Beton
 from data_prep.duplicates import differing, nearest
 from data_prep.exclude import HASHES, hashes_of, read_columns, set_path
-from data_prep.files import atomic_write, shard_paths
+from data_prep.files import atomic_write
 from data_prep.report import data_uri, sample
+from data_prep.tables import read_shard
 
 ABOUT = """\
 Leakage between two sets: which pictures and crops of A are in B too, and which of B in A.
@@ -100,7 +100,7 @@ def _pictures(folder: Path, crops: pa.Table) -> pa.Table:
         return alone.rename_columns({"image_id_min": "id"})
     columns = ["image_id", "sha256", *HASHES]
     shards = [
-        pq.read_table(shard_paths(folder, int(mark.stem))[0], columns=columns, partitioning=None)
+        read_shard(folder, int(mark.stem), columns)
         for mark in tqdm(marks, desc="pictures", unit="shard", disable=len(marks) < 100)
     ]
     table = pa.concat_tables(shards).rename_columns({"image_id": "id"})

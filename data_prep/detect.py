@@ -94,10 +94,8 @@ class Choice:
 def detect_shard(images: Path, detect: DetectConfig, keep: KeepConfig, shard: Shard) -> pa.Table:
     """The face table of one shard of the image table in folder ``images``."""
     listed = [row for row in read_shard(images, shard.number).to_pylist() if not row["error"]]
-    if detect.network == "annotated":
-        return _without_network(listed, annotated_faces, keep)
-    if detect.network == "whole":
-        return _without_network(listed, whole_picture, keep)
+    if undetected := _UNDETECTED.get(detect.network):
+        return _without_network(listed, undetected, keep)
     detector = _detector(detect.network, detect.weights, detect.resize, detect.device, detect.threshold)
     rows = detect_pictures(
         listed, lambda row: read_picture(row["path"], row["sha256"]), detector, detect, keep
@@ -135,6 +133,13 @@ def annotated_faces(row: dict[str, Any]) -> Detections:
         np.ones(len(known), np.float32),
         np.array([face.get("landmarks5") or unknown for face in known], np.float32).reshape(-1, 5, 2),
     )
+
+
+_UNDETECTED: dict[str, Callable[[dict[str, Any]], Detections]] = {
+    "annotated": annotated_faces,
+    "whole": whole_picture,
+}
+"""What stands for a network where nothing is detected."""
 
 
 def detect_pictures(
@@ -245,14 +250,16 @@ def _device(wanted: str) -> str:
     return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def processes(device: str, workers: int) -> int:
+def processes(detect: DetectConfig, workers: int) -> int:
     """How many processes detect: ``workers`` on the CPU, one for a GPU, which more would only share."""
-    return workers if device == "cpu" or _device(device) == "cpu" else 1
+    if detect.network in _UNDETECTED or detect.device == "cpu":
+        return workers
+    return workers if _device(detect.device) == "cpu" else 1
 
 
 def weights_sha256(detect: DetectConfig) -> str:
     """The hash of the weights' file, if there is one: other weights, other faces."""
-    if detect.network in ("annotated", "whole"):
+    if detect.network in _UNDETECTED:
         return ""
     return ONNX_SHA256 if detect.network == "mobilenet0.25" else sha256_file(resnet50_weights(detect.weights))
 

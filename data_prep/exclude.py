@@ -95,7 +95,7 @@ def left_out(table: pa.Table, config: ExcludeConfig) -> Mapping[str, NDArray[np.
     for path in config.against:
         other = read_columns(set_path(path, "exclude.against"), ("picture_sha256", *HASHES))
         shared = pc.is_in(table["picture_sha256"], value_set=other["picture_sha256"].combine_chunks())
-        leave(f"the picture is in {path}", shared.to_numpy())
+        leave(f"the picture is in {path}", shared.to_numpy()[stays])
         match, _ = duplicates.nearest(hashes_of(table)[stays], hashes_of(other), config.near_bits)
         leave(f"the crop is like one in {path}", match >= 0)
     if config.duplicates != "none":

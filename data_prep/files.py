@@ -198,6 +198,10 @@ def commit(folder: Path, number: int, table: pa.Table, **mark: Any) -> Commit:
     """Write the table of a shard, then its mark. ``mark`` holds the other fields."""
     table_path, mark_path = shard_paths(folder, number)
     remove_temporaries(folder, f"{table_path.stem}.")
+    return _write_shard(table_path, mark_path, table, mark)
+
+
+def _write_shard(table_path: Path, mark_path: Path, table: pa.Table, mark: dict[str, Any]) -> Commit:
     write_table(table_path, table)
     errors = Counter(error for error in table["error"].to_pylist() if error)
     done = Commit(
@@ -205,3 +209,28 @@ def commit(folder: Path, number: int, table: pa.Table, **mark: Any) -> Commit:
     )
     write_json(mark_path, done.model_dump())
     return done
+
+
+def replace(folder: Path, number: int, table: pa.Table, **mark: Any) -> Commit:
+    """As :func:`commit`, in the place of a shard that cannot be made again: killed at any moment, either the old one
+    is whole or :func:`end_replacing` brings the new one to its place.
+    """
+    done = _write_shard(*_next_paths(folder, number), table, mark)
+    end_replacing(folder, number)
+    return done
+
+
+def end_replacing(folder: Path, number: int) -> None:
+    """Bring to its end a :func:`replace` that was killed; nothing if there was none."""
+    next_table, next_mark = _next_paths(folder, number)
+    table_path, mark_path = shard_paths(folder, number)
+    if not next_mark.exists():  # it is not whole
+        next_table.unlink(missing_ok=True)
+        return
+    if next_table.exists():
+        publish(next_table, table_path)
+    publish(next_mark, mark_path)
+
+
+def _next_paths(folder: Path, number: int) -> tuple[Path, Path]:
+    return folder / f".{number:05d}.next.parquet", folder / f".{number:05d}.next.json"

@@ -46,7 +46,7 @@ STAGES = (*IN_PARTS, "write", "report")
 # How the work is spread is no part of what is made.
 SPEED = frozenset({"batch", "device", "decode_threads"})
 _NOT_HASHED = {"workers": True, "output": True, "download": True, "detect": set(SPEED)}
-REPORT_VERSION = 3
+REPORT_VERSION = 4
 _log = logging.getLogger(__name__)
 
 
@@ -91,7 +91,7 @@ class Pipeline:
             detect.VERSION,
             detected | {"detect.weights": detect.weights_sha256(config.detect)},
             partial(detect.detect_shard, config.output / "images", config.detect, config.keep),
-            partial(detect.processes, config.detect.device),
+            partial(detect.processes, config.detect),
         )
 
     def run(self, stages: Sequence[str]) -> None:
@@ -182,19 +182,17 @@ class Pipeline:
         return not unfinished(stage, self._after(*before), len(self.shards))
 
     def _set_is_current(self) -> bool:
-        from data_prep.write import inputs_hash
+        from data_prep.write import inputs_hash, standing_set
 
-        path = self.config.output / "set.beton"
         crops = self.crops.commits(len(self.shards))
-        return path.with_suffix(".json").exists() and (
-            read_manifest(path).inputs
-            == inputs_hash(crops, self.source.label_name, self.config.write.storage, self.config.exclude)
-        )
+        inputs = inputs_hash(crops, self.source.label_name, self.config.write.storage, self.config.exclude)
+        return standing_set(self.config.output, inputs) is not None
 
     def _report_inputs(self) -> str:
         manifest = read_manifest(self.config.output / "set.beton")
-        faces = [commit.sha256 for commit in self.faces.commits(len(self.shards))]
-        return digest([REPORT_VERSION, manifest.sha256, faces])
+        stages = (self.images, self.faces, self.crops)
+        marks = [commit.sha256 for stage in stages for commit in stage.commits(len(self.shards))]
+        return digest([REPORT_VERSION, manifest.sha256, self.config.exclude.near_bits, marks])
 
     def _report_is_current(self) -> bool:
         """Does the report on disk show exactly this?"""

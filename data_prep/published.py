@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data_prep.files import shard_paths
+from data_prep.tables import shard_bytes
 
 if TYPE_CHECKING:
     from data_prep.sources import Published, Source
@@ -86,7 +86,7 @@ def _tables(source: Source, images: Path, shards: int) -> Iterator[pa.Table]:
     columns = ["image_id", "error", *(f"annotations.list.element.{name}" for name in sorted(fields))]
     for number in range(shards):
         # Not read_shard: pyarrow's data sets cannot pick a field inside of a list.
-        with pq.ParquetFile(shard_paths(images, number)[0]) as file:
+        with pq.ParquetFile(pa.BufferReader(shard_bytes(images, number))) as file:
             yield file.read(columns)
 
 

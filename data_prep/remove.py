@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from configs import ConfigError
 from data_prep.config import DataPrepConfig
-from data_prep.files import shard_paths, write_json
+from data_prep.files import read_commit, shard_paths, write_json
 from data_prep.pipeline import Pipeline
 from data_prep.removed import RemovalList, Removed, finish, read_list, stale_table
 from data_prep.tables import read_shard
@@ -113,17 +112,16 @@ def remove(config: DataPrepConfig, requests: Sequence[Request], why: str = "") -
     new = _find(pipeline, requests, earlier, why)
     sha256 = _set_sha256(config.output)
     if new:
-        for number in sorted({picture.shard for picture in new}):
-            if table := stale_table(config.output, number):
-                place = shard_paths(config.output / table, number)[0]
-                raise ConfigError(
-                    f"{place}: not up to date with the tables before it; run 'all' first, then this"
-                )
-        listed = RemovalList(under_way=True, pictures=(*earlier.pictures, *new))
+        shards = sorted({picture.shard for picture in new})
+        for number in shards:
+            _require_order(pipeline, number)
+        listed = RemovalList(under_way=tuple(shards), pictures=(*earlier.pictures, *new))
         write_json(config.output / "removed.json", listed.model_dump())
         finish(config.output, pipeline.source.labels)
-    asked = {str(request) for request in requests}
-    files = [picture for picture in read_list(config.output).pictures if picture.asked in asked]
+    asked, values = {str(request) for request in requests}, {request.value for request in requests}
+    files = [
+        p for p in read_list(config.output).pictures if p.asked in asked or {p.image_id, p.sha256} & values
+    ]
     print(
         f"removed: {len(new)} pictures"
         + (f", {len(files) - len(new)} before" if len(files) > len(new) else "")
@@ -132,6 +130,17 @@ def remove(config: DataPrepConfig, requests: Sequence[Request], why: str = "") -
     print(OUT_OF_REACH.format(files=f"{len(files)} files, see removed.json", sha256=sha256 or "unknown"))
     report = config.output / "report" / "index.html"
     print(f"report: {report}" if report.exists() else f"done: {config.output}")
+
+
+def _require_order(pipeline: Pipeline, number: int) -> None:
+    """Refuse to filter tables of a shard that are damaged, stale, or of other settings: nothing was changed yet."""
+    if table := stale_table(pipeline.config.output, number):
+        place = shard_paths(pipeline.config.output / table, number)[0]
+        raise ConfigError(f"{place}: not up to date with the tables before it; run 'all' first, then this")
+    for stage in (pipeline.images, pipeline.faces, pipeline.crops):
+        if read_commit(stage.folder, number):
+            stage.mark(number)
+            read_shard(stage.folder, number, [])
 
 
 def _set_sha256(output: Path) -> str:
@@ -160,19 +169,16 @@ def _find(pipeline: Pipeline, requests: Sequence[Request], earlier: RemovalList,
     Raises:
         ConfigError: a request names none.
     """
-    wanted = [request for request in requests if str(request) not in {p.asked for p in earlier.pictures}]
-    if not wanted:
-        return []
-    table = _pictures(pipeline, any(request.kind == "identity" for request in wanted))
+    table = _pictures(pipeline, any(request.kind == "identity" for request in requests))
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     found: dict[str, Removed] = {}
     unknown = []
-    for request in wanted:
+    for request in requests:
         rows = table.filter(_matches(table, request))
         # and every other file of the same bytes
         same = pc.is_in(table["sha256"], value_set=rows["sha256"].drop_null().combine_chunks())
         rows = pa.concat_tables([rows, table.filter(same)])
-        if not len(rows):
+        if not len(rows) and not _is_gone(request, earlier):
             unknown.append(str(request))
         for row in rows.select(["image_id", "sha256", "shard"]).to_pylist():
             found.setdefault(row["image_id"], Removed(**row, asked=str(request), when=now, why=why))
@@ -182,6 +188,14 @@ def _find(pipeline: Pipeline, requests: Sequence[Request], earlier: RemovalList,
             f"{'; '.join(unknown)}; nothing was removed"
         )
     return [*found.values()]
+
+
+def _is_gone(request: Request, earlier: RemovalList) -> bool:
+    """Did an earlier removal take what is asked for?"""
+    return any(
+        str(request) == gone.asked or request.value in (gone.image_id, gone.sha256)
+        for gone in earlier.pictures
+    )
 
 
 def _matches(table: pa.Table, request: Request) -> pa.ChunkedArray:
@@ -205,7 +219,7 @@ def _pictures(pipeline: Pipeline, identities: bool) -> pa.Table:
     parts = []
     numbers = range(len(pipeline.shards))
     for number in tqdm(numbers, desc="search", unit="shard", disable=len(numbers) < 100):
-        part = pq.read_table(shard_paths(folder, number)[0], columns=columns, partitioning=None)
+        part = read_shard(folder, number, columns)
         part = part.filter(pc.not_equal(part["status"], "removed"))
         part = part.append_column("shard", pa.array([number] * len(part), pa.int64()))
         if identities:

@@ -15,7 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pydantic
 
-from data_prep.files import Commit, claim, commit, digest, read_commit, write_json
+from configs import ConfigError
+from data_prep.files import (
+    Commit,
+    claim,
+    digest,
+    end_replacing,
+    read_commit,
+    remove_temporaries,
+    replace,
+    shard_paths,
+    write_json,
+)
+from data_prep.names import text_to_name
 from data_prep.tables import image_schema, read_shard, table_of
 
 REASON = "removed on request"
@@ -44,8 +56,8 @@ class RemovalList(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
-    under_way: bool = False
-    """The pictures may still be in some table."""
+    under_way: tuple[int, ...] = ()
+    """Shards whose tables may still hold some of the pictures."""
     pictures: tuple[Removed, ...] = ()
 
     def names(self, image_id: str, sha256: str | None = None) -> bool:
@@ -64,12 +76,15 @@ class RemovalList(pydantic.BaseModel):
 def read_list(output: Path) -> RemovalList:
     """The list of a run; an empty one where nothing was removed."""
     path = output / "removed.json"
-    return RemovalList.model_validate_json(path.read_bytes()) if path.exists() else RemovalList()
+    try:
+        return RemovalList.model_validate_json(path.read_bytes()) if path.exists() else RemovalList()
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{path}: damaged ({error.errors()[0]['msg']}); put back a copy of it") from None
 
 
 def forget(row: dict[str, Any], output: Path) -> dict[str, Any]:
     """The row of the image table that stays of a removed picture; its file goes if this run has rendered it."""
-    picture = Path(row["path"])
+    picture = Path(text_to_name(row["path"]))
     if picture.resolve().is_relative_to((output / "pictures").resolve()):
         picture.unlink(missing_ok=True)
     nothing = dict.fromkeys(row)
@@ -88,12 +103,11 @@ def finish(output: Path, labels: pa.StructType) -> None:
     for name in ("set.beton", "set.parquet", "set.json", "quarantine.json"):
         (output / name).unlink(missing_ok=True)
     shutil.rmtree(output / "report", ignore_errors=True)
-    for stale in output.glob(".*.tmp"):  # of a writer that was killed
-        stale.unlink()
-    for number in sorted({picture.shard for picture in listed.pictures}):
+    remove_temporaries(output)  # of a writer that was killed
+    for number in listed.under_way:
         ids = [picture.image_id for picture in listed.pictures if picture.shard == number]
         _filter_shard(output, number, ids, labels)
-    write_json(output / "removed.json", listed.model_copy(update={"under_way": False}).model_dump())
+    write_json(output / "removed.json", listed.model_copy(update={"under_way": ()}).model_dump())
 
 
 def stale_table(output: Path, number: int) -> str:
@@ -115,12 +129,11 @@ def _filter_shard(output: Path, number: int, ids: list[str], labels: pa.StructTy
     for name in TABLES:
         folder = output / name
         with claim(folder, number, wait=True):
+            end_replacing(folder, number)
             mark = read_commit(folder, number)
             if mark is None:
-                for half_made in folder.glob(f"{number:05d}.parquet"):
-                    half_made.unlink()
-                for stale in folder.glob(f".{number:05d}.*.tmp"):
-                    stale.unlink()
+                shard_paths(folder, number)[0].unlink(missing_ok=True)  # half made
+                remove_temporaries(folder, f"{number:05d}.")
                 continue
             table = read_shard(folder, number)
             gone = pc.is_in(table["image_id"], value_set=pa.array(ids, pa.string()))
@@ -143,4 +156,4 @@ def _forget_rows(table: pa.Table, gone: pa.ChunkedArray, schema: pa.Schema, outp
 
 def _commit_again(folder: Path, number: int, table: pa.Table, mark: Commit, inputs: str) -> Commit:
     stays = {name: getattr(mark, name) for name in ("stage", "version", "settings", "seconds", "timings")}
-    return commit(folder, number, table, inputs=inputs, **stays)
+    return replace(folder, number, table, inputs=inputs, **stays)

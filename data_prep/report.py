@@ -20,9 +20,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from configs import dump
-from data_prep.beton import Beton, read_labels
+from configs import ConfigError, dump
+from data_prep.beton import Beton
 from data_prep.crop import crop, crop_affine
+from data_prep.exclude import read_columns
 from data_prep.files import atomic_write, write_json
 from data_prep.images import PictureError, read_picture
 from data_prep.lists import write_list
@@ -59,13 +60,13 @@ def write_report(pipeline: Pipeline, inputs: str) -> None:
                 versions={name: version(name) for name in ("numpy", "pillow", "pyarrow", "torch")},
             )
         )
-    write_list(folder / "list.csv.gz", tables.images, read_labels(beton.path))
+    write_list(folder / "list.csv.gz", tables.images, read_columns(beton.path, ["image_id"]))
     write_json(folder / "summary.json", summary | {"inputs": inputs})
 
 
 def _failed(tables: Tables) -> list[dict[str, str]]:
     """The first pictures that could not be used: id and reason."""
-    listed = tables.images.filter(pc.not_equal(tables.images["error"], ""))
+    listed = tables.images.filter(pc.equal(tables.images["status"], "failed"))
     both = pa.concat_tables(table.select(["image_id", "error"]) for table in (listed, tables.unread))
     rows: list[dict[str, str]] = both.slice(0, FAILED_SHOWN).to_pylist()
     return rows
@@ -106,8 +107,8 @@ def _rejected_sheet(pipeline: Pipeline, tables: Tables) -> Iterator[dict[str, An
         try:
             pixels = np.asarray(read_picture(picture["path"], picture["sha256"]))
             image = crop(pixels, crop_affine(row, pipeline.config.crop), pipeline.config.crop)
-        except PictureError:
-            continue  # the source may be gone by now; the report of the tables still holds
+        except (PictureError, ConfigError):
+            continue  # the source may be gone by now, or there is nothing to align by; the tables still hold
         yield row | {"image": data_uri(image)}
 
 

@@ -81,15 +81,17 @@ class Stage:
     processes: Callable[[int], int] = int
 
     def mark(self, number: int) -> Commit:
-        """The mark of one shard; raises ConfigError where it is missing."""
+        """The mark of one shard; raises ConfigError where it is missing, or made by other settings or versions."""
         mark = read_commit(self.folder, number)
         if mark is None:
             place = shard_paths(self.folder, number)[1]
             raise ConfigError(f"{place}: stage '{self.name}' is not done; run it, or the stage 'all'")
+        _require_same_making(self, number, mark)
         return mark
 
     def commits(self, shards: int) -> list[Commit]:
-        """The marks of all shards, in order; raises ConfigError where one is missing."""
+        """The marks of all shards, in order; raises as :meth:`mark`, or if there are more."""
+        _refuse_surplus(self, shards)
         return [self.mark(number) for number in range(shards)]
 
 
@@ -121,9 +123,7 @@ def run(
 
 def unfinished(stage: Stage, shards: Sequence[Shard], total: int, retry_failed: bool = False) -> list[Shard]:
     """The shards that :func:`run` would do; raises as it does."""
-    surplus = shard_paths(stage.folder, total)[1]
-    if surplus.exists():
-        raise ConfigError(f"{surplus}: the source had more pictures when this was made; {_mend(stage)}")
+    _refuse_surplus(stage, total)
     return [shard for shard in shards if _needs_work(stage, shard, retry_failed)]
 
 
@@ -131,21 +131,32 @@ def _needs_work(stage: Stage, shard: Shard, retry_failed: bool) -> bool:
     mark = read_commit(stage.folder, shard.number)
     if mark is None:
         return True
-    place = shard_paths(stage.folder, shard.number)[1]
+    _require_same_making(stage, shard.number, mark)
+    if mark.inputs != shard.inputs:
+        if retry_failed:
+            return True
+        place = shard_paths(stage.folder, shard.number)[1]
+        raise ConfigError(
+            f"{place}: its inputs have changed since it was made; add --retry-failed if pictures were repaired, "
+            f"or {_mend(stage)}"
+        )
+    return retry_failed and mark.failed > 0
+
+
+def _refuse_surplus(stage: Stage, total: int) -> None:
+    surplus = shard_paths(stage.folder, total)[1]
+    if surplus.exists():
+        raise ConfigError(f"{surplus}: the source had more pictures when this was made; {_mend(stage)}")
+
+
+def _require_same_making(stage: Stage, number: int, mark: Commit) -> None:
+    place = shard_paths(stage.folder, number)[1]
     if mark.version != stage.version:
         raise ConfigError(
             f"{place}: made by version {mark.version} of the stage, this is {stage.version}; {_mend(stage)}"
         )
     if mark.settings != stage.settings:
         raise ConfigError(f"{place}: {_difference(mark.settings, stage.settings)}; {_mend(stage)}")
-    if mark.inputs != shard.inputs:
-        if retry_failed:
-            return True
-        raise ConfigError(
-            f"{place}: its inputs have changed since it was made; add --retry-failed if pictures were repaired, "
-            f"or {_mend(stage)}"
-        )
-    return retry_failed and mark.failed > 0
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from data_prep.beton import read_manifest
 from data_prep.duplicates import groups
 from data_prep.exclude import HASHES, hashes_of, read_columns
+from data_prep.removed import REASON
 from data_prep.tables import FACES, array_of, read_shards
 from data_prep.write import TIME
 
@@ -56,9 +58,11 @@ def read_tables(pipeline: Pipeline) -> Tables:
 
 
 def _with_yaw(faces: pa.Table) -> pa.Table:
-    """The column ``yaw`` in the place of the landmarks, which take ten times the memory."""
-    points = faces["landmarks5"].fill_null(_NO_POINTS)
-    return faces.drop_columns(["landmarks5"]).append_column("yaw", pa.array(yaw_proxy(array_of(points))))
+    """And a column ``yaw``, NaN without landmarks."""
+    points = faces["landmarks5"]
+    yaw = yaw_proxy(array_of(points.fill_null(_NO_POINTS)))
+    yaw[points.is_null().to_numpy()] = np.nan
+    return faces.append_column("yaw", pa.array(yaw))
 
 
 def yaw_proxy(landmarks5: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -109,7 +113,7 @@ def summarise(pipeline: Pipeline, tables: Tables, written: int) -> dict[str, Any
         "face_size": histogram(sizes, kept, size_edges(sizes)),
         "score": histogram(faces["score"].to_numpy(), kept, SCORE_EDGES),
         "yaw": histogram(faces["yaw"].to_numpy().clip(YAW_EDGES[0], YAW_EDGES[-1]), kept, YAW_EDGES),
-        **_times(commits, len(images), json.loads((pipeline.config.output / TIME).read_bytes())),
+        **_times(commits, len(images), _write_time(pipeline.config.output / TIME)),
     }
 
 
@@ -135,8 +139,15 @@ def _failures(commits: Mapping[str, Sequence[Commit]]) -> list[dict[str, Any]]:
     rows = []
     for stage, marks in commits.items():
         reasons = sum((Counter(mark.errors) for mark in marks), Counter[str]())
+        del reasons[REASON]  # a removal is no failure
         rows += [{"stage": stage, "reason": reason, "count": n} for reason, n in reasons.most_common()]
     return rows
+
+
+def _write_time(path: Path) -> dict[str, float]:
+    """What ``write`` says of its time; it may have been killed before it did."""
+    known: dict[str, float] = json.loads(path.read_bytes()) if path.exists() else {"rows": 0, "seconds": 0.0}
+    return known
 
 
 def _times(commits: Mapping[str, Sequence[Commit]], pictures: int, write: dict[str, float]) -> dict[str, Any]:

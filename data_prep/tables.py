@@ -106,6 +106,11 @@ def read_shard(folder: Path, number: int, columns: list[str] | None = None) -> p
     Raises:
         OSError: its bytes are not those that were committed.
     """
+    return pq.read_table(pa.BufferReader(shard_bytes(folder, number)), columns=columns)
+
+
+def shard_bytes(folder: Path, number: int) -> pa.Buffer:
+    """The Parquet file of one committed shard; raises as :func:`read_shard`."""
     path, mark = shard_paths(folder, number)
     committed = read_commit(folder, number)
     data = _bytes(path)
@@ -114,7 +119,7 @@ def read_shard(folder: Path, number: int, columns: list[str] | None = None) -> p
             f"{path}: damaged, not the bytes that were committed; remove {mark.name} beside it, and the stage "
             f"that makes it, or 'all', makes it again"
         )
-    return pq.read_table(pa.BufferReader(data), columns=columns)
+    return data
 
 
 def _bytes(path: Path) -> pa.Buffer:

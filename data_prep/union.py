@@ -22,6 +22,7 @@ from data_prep.beton import Manifest, SourceNote
 from data_prep.config import DataPrepConfig
 from data_prep.exclude import ExcludeConfig
 from data_prep.files import Commit, digest, read_commit, shard_paths
+from data_prep.removed import read_list
 from data_prep.tables import CROPS, PIXEL_POINTS, label_column
 from data_prep.write import WriteConfig, read_jpegs, read_rows, standing_set, write_rows
 
@@ -150,7 +151,7 @@ def write_union(config: UnionConfig) -> Manifest:
         itertools.chain.from_iterable(jpegs),
         label_name="none",
         sources=notes,
-        config_hash=configs.config_hash(config),
+        config_hash=configs.config_hash(config, exclude={"output": True}),
         inputs=inputs,
         crop=parts[0].run.crop.model_dump(),
         storage=config.write.storage,
@@ -177,6 +178,8 @@ def open_part(name: str, part: PartConfig) -> Part:
     if not (part.path / "config.yaml").exists():
         # A run in parts leaves none: only one without looks whether all the shards of the source are there.
         raise ConfigError(f"{place}: no run that is whole is there; after its stages list and detect {mend}")
+    if read_list(part.path).under_way:
+        raise ConfigError(f"{place}: a removal is under way; {mend}")
     run = configs.load(part.path / "config.yaml", schema=DataPrepConfig)
     shards = len(list((part.path / "images").glob("[0-9]*.json")))
     marks: dict[str, list[Commit]] = {"images": [], "faces": [], "crops": []}

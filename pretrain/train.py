@@ -194,7 +194,9 @@ class _Run:
         return step == self.span.total
 
     def _step(self, step: int, images: Tensor, rows: Indices) -> tuple[Tensor, float]:
-        """One step, enqueued: nothing in it waits for the device. The () loss and the learning rate."""
+        """One step, enqueued: nothing in it waits for the device, but that supervised training looks up where each
+        sample's class is. The () loss and the learning rate.
+        """
         config = self.config
         moment = Moment(step, self.span.steps_per_epoch, self.span.total, config.seed, rows)
         lr = learning_rate(config.schedule, step, self.span.steps_per_epoch, self.span.total)
@@ -325,6 +327,8 @@ def _identity(config: PretrainConfig) -> dict[str, str]:
         if not Path(config.backbone.init).exists():
             raise ConfigError(f"backbone.init: {config.backbone.init} does not exist")
         data += sha256_file(config.backbone.init)
+    if isinstance(config.method, SupervisedConfig):  # its labels are not all in the .beton
+        data += sha256_file(Path(config.data.path).with_suffix(".parquet"))
     free = _FREE_FIELDS | ({"epochs": True} if config.schedule.decay == "constant" else {})
     return {"settings": configs.config_hash(config, free), "data_sha256": data, "version": str(VERSION)}
 

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Any
 
 Network = IPv4Network | IPv6Network
-_NAT64 = IPv6Network("64:ff9b::/96")
+_NAT64, _UNICAST = IPv6Network("64:ff9b::/96"), IPv6Network("2000::/3")
 
 
 class PrivateAddressError(OSError):
@@ -25,7 +25,8 @@ def is_public(address: str) -> bool:
     inner = _embedded(ip) if isinstance(ip, IPv6Address) else None
     if inner is not None:
         return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast
+    # IPv6 has more ways to write an address of a site than the library knows; all that is public is in one network.
+    return ip.is_global and not ip.is_multicast and (ip.version == 4 or ip in _UNICAST)
 
 
 def checked_sockets(allowed: Sequence[Network]) -> Callable[[Any], socket.socket]:

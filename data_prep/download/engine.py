@@ -31,7 +31,7 @@ from data_prep.tables import read_shard, table_of
 
 VERSION = 1
 DECODERS = 2
-"""Pictures decoded at once: one may have 179 million pixels before Pillow refuses it."""
+"""Pictures decoded at once: one may have 134 million pixels (``data_prep.images.MAX_PIXELS``)."""
 RECORD: dict[str, pa.DataType] = {
     "image_id": pa.string(),
     "url": pa.string(),

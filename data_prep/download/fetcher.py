@@ -106,9 +106,10 @@ class Fetcher:
             FetchError: nothing was fetched.
             ConfigError: the network is away, or the host asks for a long silence. Nothing is wrong with the URL.
         """
+        target = _parse(url)  # before anything is asked: what is no URL says nothing of the network
         for attempt in range(self.config.tries):
             try:
-                result = read(await self._once(session, url, form))
+                result = read(await self._once(session, target, form))
             except Passing as fault:
                 if attempt + 1 == self.config.tries:
                     self._count(fault)
@@ -130,10 +131,11 @@ class Fetcher:
                 "download.give_up_after; the same command goes on"
             )
 
-    async def _once(self, session: aiohttp.ClientSession, url: str, form: Mapping[str, str] | None) -> bytes:
+    async def _once(
+        self, session: aiohttp.ClientSession, target: URL, form: Mapping[str, str] | None
+    ) -> bytes:
         """One try, with its redirects. Waiting for a turn is not counted against the deadline."""
         left = self.config.deadline
-        target = _parse(url)
         for _ in range(REDIRECTS + 1):
             await self.pace.turn(target.host or "")
             started = time.monotonic()

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from data_prep.files import digest
 from data_prep.lists import read_list
+from data_prep.names import text_to_name
 from data_prep.sources import Found, Published, Searchable
 from data_prep.stage import Shard
 
@@ -74,7 +75,7 @@ class Selected:
         expected, pieces = shard.payload
         found = {item.image_id: item for piece in pieces for item in self.source.pictures(piece)}
         for name, sha256 in expected.items():
-            item = found.get(name, Found(name, Path(name), error=MISSING))
+            item = found.get(name, Found(name, Path(text_to_name(name)), error=MISSING))
             missing = not item.error and not item.path.exists()
             yield replace(item, sha256=sha256, error=MISSING if missing else item.error)
 

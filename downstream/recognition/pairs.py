@@ -6,12 +6,13 @@ another matter: in a .beton made of the set's folder, or, for a ``.bin``, inside
 
 from __future__ import annotations
 
+import codecs
 import pickle
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import scipy.io
@@ -175,7 +176,7 @@ def read_agedb(path: Path) -> Pairs:
     """
     try:
         splits = scipy.io.loadmat(path)["splits"]
-    except (OSError, ValueError, KeyError, NotImplementedError, TypeError) as error:
+    except Exception as error:  # whatever a damaged file makes the reader run into
         raise ConfigError(f"{path}: cannot be read as AgeDB's protocol ({error})") from None
     pairs = []
     for fold in range(len(splits)):
@@ -263,34 +264,88 @@ def contiguous_folds(count: int) -> NDArray[np.int64]:
 
 
 def _encoded(picture: Any) -> bytes:
-    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8:
-        return picture.tobytes()
+    if isinstance(picture, _Array) and picture.array.dtype == np.uint8:
+        return picture.array.tobytes()
     if isinstance(picture, bytes):
         return picture
     raise ConfigError(f"a picture is stored as {type(picture).__name__}; expected bytes or a uint8 array")
 
 
-class _Restricted(pickle.Unpickler):
-    """Reads what numpy needs to build an array, and refuses to look up anything else."""
+class _Dtype:
+    """Stands for ``numpy.dtype``: numbers only, and nothing else of what a dtype's state can ask for.
 
-    _allowed = frozenset(
-        [
-            (f"numpy.{core}.{module}", "_reconstruct")
-            for core in ("core", "_core")
-            for module in ("multiarray",)
-        ]
-        + [(f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")]
-        + [(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")]
-        + [("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")]
-    )
+    numpy's own believes it: with a state of its making an array's bytes become addresses.
+    """
+
+    def __init__(self, name: Any, *_: Any) -> None:
+        text = name.decode() if isinstance(name, bytes) else name
+        if text not in ("u1", "b1", "i1", "i4", "i8"):
+            _refuse(f"an array is of {text}; expected whole numbers or booleans")
+        self.dtype = np.dtype(text)
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] in (">", b">"):
+            _refuse("an array has the other byte order")
+
+
+class _Array:
+    """Stands for ``numpy.ndarray``: made from bytes that the file holds."""
+
+    def __init__(self, *_: Any) -> None:
+        self.array = np.zeros(0, np.uint8)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, fortran, raw = state
+        self.array = np.frombuffer(raw, kind.dtype).reshape(shape, order="F" if fortran else "C")
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.array)
+
+
+class _FromBuffer:
+    """Stands for what protocol 5 makes an array with. A class: a pickle could set attributes of a function."""
+
+    def __new__(cls, raw: Any, kind: _Dtype, shape: Any, order: Any, *_: Any) -> Any:
+        made = _Array()
+        made.__setstate__((1, shape, kind, order == "F", raw))
+        return made
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+class _Scalar:
+    """Stands for what one number is made with."""
+
+    def __new__(cls, kind: _Dtype, raw: bytes) -> Any:
+        return np.frombuffer(raw, kind.dtype, 1)[0]
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+class _Restricted(pickle.Unpickler):
+    """Gives what numpy's pickles ask for as stand-ins of ours, and refuses to look up anything else."""
+
+    _stand_ins: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _Dtype,
+        ("_codecs", "encode"): codecs.encode,
+    } | {
+        (f"numpy.{core}.{place}", name): stand_in
+        for core in ("core", "_core")
+        for place, name, stand_in in (
+            ("multiarray", "_reconstruct", _Array),
+            ("multiarray", "scalar", _Scalar),
+            ("numeric", "_frombuffer", _FromBuffer),
+        )
+    }
 
     def find_class(self, module: str, name: str) -> Any:
-        """The few functions that arrays are made with."""
-        if (module, name) not in self._allowed:
+        """The stand-in."""
+        if (module, name) not in self._stand_ins:
             _refuse(
                 f"it asks for {module}.{name}, which no packed set needs; it may run code, and was not read on"
             )
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        return self._stand_ins[module, name]
 
 
 def _refuse(message: str) -> NoReturn:

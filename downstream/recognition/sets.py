@@ -106,9 +106,9 @@ def find_pictures(data: Path, names: Sequence[str]) -> Pictures:
 
 
 def _rows(table: pa.Table, names: Sequence[str], data: Path) -> NDArray[np.int64]:
-    wanted = {name: number for number, name in enumerate(names)}
+    wanted = {name: number for number, name in enumerate(dict.fromkeys(names))}
     depths = {name.count("/") + 1 for name in names}
-    rows = np.full(len(names), -1)
+    rows = np.full(len(wanted), -1)
     for row, image_id in enumerate(table["image_id"].to_pylist()):
         parts = image_id.split("/")
         for depth in depths:
@@ -116,11 +116,11 @@ def _rows(table: pa.Table, names: Sequence[str], data: Path) -> NDArray[np.int64
             if number >= 0:
                 if rows[number] >= 0:
                     raise ConfigError(
-                        f"sets.data: {data} has several faces or pictures for '{names[number]}'; make it with "
-                        "keep.rule=largest_central, from this dataset's folder alone"
+                        f"sets.data: {data} has several faces or pictures for '{'/'.join(parts[-depth:])}'; make it "
+                        "with keep.rule=largest_central, from this dataset's folder alone"
                     )
                 rows[number] = row
-    return rows
+    return rows[[wanted[name] for name in names]]
 
 
 def _decode(file: bytes, path: Path, number: int) -> NDArray[np.uint8]:

@@ -173,9 +173,13 @@ def _measure(
     if isinstance(which, IjbSet):
         listed, pictures = open_templates(which)
         found = _embed(row, network, pictures, cfg, device, label) * pictures.score[:, None]
-        names, vectors = template_embeddings(found, listed.template, listed.media)
-        left, right = np.searchsorted(names, listed.left), np.searchsorted(names, listed.right)
-        curve = roc(pair_similarity(vectors, left, right), listed.same)
+        there = pictures.row >= 0
+        names, vectors = template_embeddings(found[there], listed.template[there], listed.media[there])
+        known = np.isin(listed.left, names) & np.isin(listed.right, names)
+        left, right = (
+            np.searchsorted(names, t).clip(max=len(names) - 1) for t in (listed.left, listed.right)
+        )
+        curve = roc(np.where(known, pair_similarity(vectors, left, right), -1.0), listed.same)
         return _result(row, which, len(listed.same), pictures, curve, cfg)
     pairs, pictures = open_pairs(which)
     vectors = unit(_embed(row, network, pictures, cfg, device, label))

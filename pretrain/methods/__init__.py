@@ -1,1 +1,1 @@
-"""Self-supervised methods, one file each: a module whose ``forward(views, epoch)`` is the loss."""
+"""The methods, one file each: a class whose ``forward(views, moment)`` is the loss (``method.py``)."""

@@ -73,6 +73,7 @@ class Supervised(Method):
         self._first = each * place.rank
         generator = torch.Generator().manual_seed(seed)
         weight = torch.randn((each * place.world, feature_dim(backbone)), generator=generator) * config.reach
+        weight[self.count :] = 0  # of no class: a norm over the shard must not see them
         own = weight[self._first : self._first + each].to(place.device)
         # Not registered: neither DDP nor the main rank's state may take it for their own.
         self._shard = [nn.Parameter(own.clone())]

@@ -116,7 +116,8 @@ class SwAV(Method):
 
     def rank_state(self) -> dict[str, Tensor]:
         """What differs between ranks: the queue, (2, length / world, dim), to be joined along axis 1."""
-        return {"queue": self.queue} if self.config.queue_length else {}
+        # To the device: until it is used it lies where it was made, and NCCL gathers nothing from there.
+        return {"queue": self.queue.to(self.prototypes.weight.device)} if self.config.queue_length else {}
 
     def load_rank_state(self, state: dict[str, Tensor], rank: int, world: int) -> None:
         """Take this rank's part of the joined :meth:`rank_state` of any number of ranks."""

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import configs
+from configs import ConfigError
+from data_prep.__main__ import load_config
 from data_prep.beton import Beton, read_labels, read_manifest
 from data_prep.config import DataPrepConfig
 from data_prep.crop import TEMPLATE, Border, CropConfig, align_affine, crop, crop_affine, move, move_label
@@ -162,3 +164,22 @@ def test_a_set_of_aligned_faces(size: int, tmp_path: Path) -> None:
     affine = array_of(labels["affine"])
     np.testing.assert_allclose(affine[:, 0], affine[:, 4])
     assert np.abs(affine[:, 1]).max() > 0.01, "none of them was turned"
+
+
+def test_the_report_of_aligned_faces_shows_the_rejected_ones(tmp_path: Path, t1: bytes) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "t1.jpg").write_bytes(t1)
+    words = [f"output={tmp_path / 'out'}", "workers=1", "crop.mode=align5", "keep.rule=largest_central"]
+    Pipeline(load_config(str(tmp_path / "in"), words)).run(STAGES)
+    assert "another face is larger" in (tmp_path / "out" / "report" / "index.html").read_text()
+
+
+def test_a_source_that_has_shrunk_is_refused_by_write_too(tmp_path: Path, t1: bytes) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / "in" / name).write_bytes(t1)
+    config = load_config(str(tmp_path / "in"), [f"output={tmp_path / 'out'}", "workers=1", "shard_size=1"])
+    Pipeline(config).run(STAGES[:3])
+    (tmp_path / "in" / "c.jpg").unlink()
+    with pytest.raises(ConfigError, match="the source had more pictures"):
+        Pipeline(config).run(["write"])

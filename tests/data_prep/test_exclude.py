@@ -127,13 +127,15 @@ def test_other_rules_or_another_other_set_are_another_set(
     config = load_config(str(folder), words(run, against))
     Pipeline(config).run(["write", "report"])
     assert finished(config)
-    assert not finished(load_config(str(folder), words(run)))
+    with pytest.raises(ConfigError, match="with other fields of write or exclude"):
+        finished(load_config(str(folder), words(run)))
     result = command(folder, *words(run))
     assert result.returncode == 2
     assert "with other fields of write or exclude" in result.stderr
     manifest = json.loads((other / "set.json").read_text())
     (other / "set.json").write_text(json.dumps(manifest | {"sha256": "another"}))
-    assert not finished(config)
+    with pytest.raises(ConfigError, match="with other fields of write or exclude"):
+        finished(config)
     (other / "set.json").write_text(json.dumps(manifest))
     assert finished(config)
     summary = json.loads((run / "report" / "summary.json").read_text())
@@ -171,3 +173,12 @@ def test_the_report_shows_the_groups(run: Path, folder: Path) -> None:
     assert summary["near_duplicates"] == {"bits": 4, "groups": 7, "rows_more": 7}
     assert (run / "report" / "index.html").read_text().count('alt="near-duplicate"') == 14
     assert np.all([*summary["throughput"]["crop"]["shares"].values()])
+
+
+def test_against_two_sets_the_second_sees_what_the_first_has_left(
+    run: Path, folder: Path, other: Path
+) -> None:
+    one, _ = written(run, folder, f"exclude.against=['{other}']")
+    both, left_out = written(run, folder, f"exclude.against=['{other}', '{other}/set.beton']")
+    assert both == one
+    assert [count for reason, count in left_out.items() if "set.beton" in reason] == [0, 0]

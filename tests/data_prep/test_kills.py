@@ -74,6 +74,9 @@ def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
+TIMES = {"seconds", "timings", "throughput"}
+
+
 def everything(output: Path) -> dict[str, Any]:
     """What a run has made. Left out: how long it took, where it lies, and the locks."""
     found: dict[str, Any] = {}
@@ -82,7 +85,7 @@ def everything(output: Path) -> dict[str, Any]:
         if path.suffix == ".json":
             tree = json.loads(path.read_text())
             found[name] = (
-                {k: v for k, v in tree.items() if k != "seconds"} if isinstance(tree, dict) else tree
+                {k: v for k, v in tree.items() if k not in TIMES} if isinstance(tree, dict) else tree
             )
         elif path.suffix == ".yaml":
             found[name] = re.sub(r"workers: \d+", "", path.read_text().replace(str(output), "OUTPUT"))

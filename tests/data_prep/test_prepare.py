@@ -91,9 +91,9 @@ def test_an_error_in_a_thread_is_an_error_here() -> None:
 
 def test_one_process_feeds_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert [processes(device, 8) for device in ("cpu", "auto", "cuda:1")] == [8, 1, 1]
+    assert [processes(DetectConfig(device=device), 8) for device in ("cpu", "auto", "cuda:1")] == [8, 1, 1]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert processes("auto", 8) == 8
+    assert processes(DetectConfig(), 8) == 8
 
 
 def test_a_stage_takes_no_more_processes_than_are_of_use(tmp_path: Path) -> None:

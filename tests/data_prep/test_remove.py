@@ -319,7 +319,7 @@ def test_killed_in_the_middle_it_goes_on(go_on: str, output: Path, tmp_path: Pat
                     time.sleep(0.01)
                 time.sleep(moment)
                 os.kill(process.pid, signal.SIGKILL)
-            states.add((removed.read_list(output).under_way, (output / "set.json").exists()))
+            states.add((bool(removed.read_list(output).under_way), (output / "set.json").exists()))
         result = command(*words) if go_on == "remove" or moment is None else command(*words[1:-1])
         assert result.returncode == 0, result.stderr
         assert not any(jpeg in everything(output) for jpeg in jpegs)

@@ -10,12 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import configs
 from configs import ConfigError
 from pretrain import backbones, distributed
 from pretrain.distributed import Ranks
 from pretrain.lars import SGD, SGDConfig
 from pretrain.methods.method import Moment
 from pretrain.methods.supervised import Supervised, SupervisedConfig, read_classes
+from pretrain.train import PretrainConfig, _identity
 from tests.pretrain.runs import Run
 from tests.pretrain.test_distributed import CPU, in_ranks
 
@@ -254,3 +256,21 @@ def test_a_killed_run_ends_with_the_same_backbone_also_on_other_ranks(labelled: 
     ours, theirs = (backbones.load(tmp_path / place / name)[0].state_dict() for place in ("part", "whole"))
     for key, value in ours.items():
         torch.testing.assert_close(value, theirs[key], atol=2e-2, rtol=2e-2)
+
+
+def test_other_labels_are_another_run(labelled: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(RUN)
+    config = configs.load(tmp_path / "run.yaml", [f"data.path={labelled}", "output=x"], schema=PretrainConfig)
+    before = _identity(config)["data_sha256"]
+    table = pq.read_table(labelled.with_suffix(".parquet"))
+    other = pa.array(np.roll(table["identity"].to_numpy(), 1))
+    pq.write_table(table.set_column(0, "identity", other), labelled.with_suffix(".parquet"))
+    assert _identity(config)["data_sha256"] != before
+
+
+def test_rows_of_no_class_are_in_no_norm() -> None:
+    shards = [build(Ranks(rank, 4, rank, 4, CPU)).weight for rank in range(4)]
+    whole = build(ALONE).weight
+    assert sum(float(shard.norm() ** 2) for shard in shards) == pytest.approx(
+        float(whole.norm() ** 2), rel=1e-5
+    )

@@ -3,11 +3,14 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
+from numpy._core import multiarray, numeric
 
 from configs import ConfigError
 from downstream.recognition import pairs
@@ -173,8 +176,10 @@ def test_agedb(tmp_path: Path) -> None:
 def test_agedb_damaged(tmp_path: Path) -> None:
     path = tmp_path / "protocol.mat"
     path.write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
-    with pytest.raises(ConfigError, match="cannot be read as AgeDB"):
-        pairs.read_agedb(path)
+    for damaged in (b"", b"MATLAB 5.0", bytes(300)):
+        path.write_bytes(damaged)
+        with pytest.raises(ConfigError, match="cannot be read as AgeDB"):
+            pairs.read_agedb(path)
     scipy.io.savemat(path, {"splits": np.zeros((10, 3))})
     with pytest.raises(ConfigError, match=r"splits\{1\}"):
         pairs.read_agedb(path)
@@ -250,6 +255,40 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, pro
     assert not target.exists()
 
 
+class Address:
+    """numpy's own dtype would believe this state, and an array's bytes would become the address of an object."""
+
+    def __reduce__(self) -> object:
+        state = (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
+        return np.dtype, ("V8", False, True), state
+
+
+class ArrayOfAddresses:
+    def __reduce__(self) -> object:
+        return multiarray._reconstruct, (np.ndarray, (0,), b"b"), (1, (1,), Address(), False, b"A" * 8)
+
+
+def test_bytes_of_a_pickle_never_become_addresses(tmp_path: Path) -> None:
+    path = tmp_path / "evil.bin"
+    path.write_bytes(pickle.dumps((PICTURES[:2], ArrayOfAddresses()), 4))
+    code = "import sys; from pathlib import Path; from downstream.recognition import pairs"
+    code += "; pairs.read_bin(Path(sys.argv[1]))"
+    # In a process of its own: where it goes wrong, it crashes.
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "an array is of V8" in done.stderr
+
+
+def test_a_pickle_cannot_change_numpys_functions(tmp_path: Path) -> None:
+    path = tmp_path / "evil.bin"
+    path.write_bytes(
+        b"\x80\x04cnumpy._core.numeric\n_frombuffer\nN}X\x0e\x00\x00\x00__kwdefaults__}X\x01\x00\x00\x00aX\x01\x00\x00\x00bss\x86b."
+    )
+    with pytest.raises(ConfigError):
+        pairs.read_bin(path)
+    assert numeric._frombuffer.__kwdefaults__ is None
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -259,7 +298,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, pro
         (pickle.dumps((PICTURES[:3], [True, False])), "3 pictures for 2 pairs"),
         (pickle.dumps(([], [])), "0 pictures for 0 pairs"),
         (pickle.dumps(([1, 2], [True])), "stored as int"),
-        (pickle.dumps(([np.zeros(4, np.float32)] * 2, [True])), "stored as ndarray"),
+        (pickle.dumps(([np.zeros(4, np.float32)] * 2, [True])), "an array is of f4"),
         (pickle.dumps({"a": 1}), "is no packed verification set"),
     ],
 )

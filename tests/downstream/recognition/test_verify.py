@@ -210,6 +210,17 @@ def test_templates(faces: Path, config: Path, tmp_path: Path) -> None:
     cosine = [float(pooled[a] @ pooled[b]) for a, b in zip(left, right, strict=True)]
     assert cell.auc == pytest.approx(100 * roc_auc_score(same, cosine), abs=1e-3)
 
+    # A picture that is missing counts for nothing in its medium; a template without any is nobody.
+    lost = numbers[0]
+    lines = (tmp_path / "face.txt").read_text().splitlines()
+    lines = [f"gone_{line}" if f" {lost} " in line else line for line in lines]
+    lines.append(f"gone.jpg {numbers[1]} {media[template == numbers[1]][0]}")
+    (tmp_path / "face.txt").write_text("\n".join(lines))
+    missing = verify(cfg).results[1]
+    cosine = np.where((left == lost) | (right == lost), -1.0, cosine)
+    assert missing.auc == pytest.approx(100 * roc_auc_score(same, cosine), abs=1e-3)
+    assert missing.missing == (template == lost).sum() + 1
+
     (tmp_path / "pair.txt").write_text("0 1 1\n0 9999 0\n")
     with pytest.raises(ConfigError, match=r"pair\.txt, line 2: template 9999 has no face"):
         verify(cfg)
