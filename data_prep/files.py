@@ -224,6 +224,7 @@ def end_replacing(folder: Path, number: int) -> None:
     """Bring to its end a :func:`replace` that was killed; nothing if there was none."""
     next_table, next_mark = _next_paths(folder, number)
     table_path, mark_path = shard_paths(folder, number)
+    remove_temporaries(folder, f".{number:05d}.next.")
     if not next_mark.exists():  # it is not whole
         next_table.unlink(missing_ok=True)
         return

@@ -223,6 +223,8 @@ def _worker_died(stage: Stage, lost: list[Shard], processes: Sequence[BaseProces
     first = max(processes, key=lambda process: process.exitcode not in (0, -signal.SIGTERM))
     code = first.exitcode or 0
     how = f"killed by signal {-code}" if code < 0 else f"with exit code {code}"
+    if code in (0, -signal.SIGTERM):  # none of those that are known
+        how = "how, is not known"
     if code == -signal.SIGKILL:
         how += ", as the system does when memory runs out"
     at = [shard.number for shard in lost if last_holder(stage.folder, shard.number) == first.pid]
