@@ -197,7 +197,7 @@ def _each(
         others = multiprocessing.active_children()
         try:
             for shard in shards:
-                futures[pool.submit(_attempt, stage, shard, retry_failed, wait)] = shard
+                futures[_submit(pool, stage, shard, retry_failed, wait)] = shard
                 if len(processes) < workers:  # one is started with each of the first shards
                     started = multiprocessing.active_children()
                     processes += [p for p in started if p not in others and p not in processes]
@@ -217,17 +217,28 @@ def _each(
                 process.kill()
 
 
+def _submit(
+    pool: ProcessPoolExecutor, stage: Stage, shard: Shard, retry_failed: bool, wait: bool
+) -> Future[bool]:
+    try:
+        return pool.submit(_attempt, stage, shard, retry_failed, wait)
+    except (
+        OSError
+    ) as error:  # a worker has just died, and the pool has closed its pipe but does not say so yet
+        raise BrokenProcessPool from error
+
+
 def _worker_died(stage: Stage, lost: list[Shard], processes: Sequence[BaseProcess]) -> StageError:
     """Names the shard that a worker was at when it died, and how it died."""
     # The pool has ended the other workers with SIGTERM.
-    first = max(processes, key=lambda process: process.exitcode not in (0, -signal.SIGTERM))
-    code = first.exitcode or 0
+    dead = [process for process in processes if process.exitcode not in (None, 0, -signal.SIGTERM)]
+    code = dead[0].exitcode or 0 if dead else 0
     how = f"killed by signal {-code}" if code < 0 else f"with exit code {code}"
-    if code in (0, -signal.SIGTERM):  # none of those that are known
+    if not dead:  # it died as it was born
         how = "how, is not known"
     if code == -signal.SIGKILL:
         how += ", as the system does when memory runs out"
-    at = [shard.number for shard in lost if last_holder(stage.folder, shard.number) == first.pid]
+    at = [shard.number for shard in lost if dead and last_holder(stage.folder, shard.number) == dead[0].pid]
     place = shard_paths(stage.folder, at[0])[0] if at else stage.folder
     return StageError(
         f"{place}: stage '{stage.name}': the worker process that was at it died ({how}). What is done is kept: run "
