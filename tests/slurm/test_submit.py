@@ -106,14 +106,7 @@ def test_submitting_returns_before_the_job_ends_and_prints_the_id_last(tiny: lis
 
 def test_a_stopped_watcher_takes_its_local_job_along(tiny: list[str]) -> None:
     command = _command("submit", "data_prep", *tiny, "lines=100", "seconds=1", "--local", "--watch")
-    watcher = subprocess.Popen(
-        command,
-        env=_environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-        # Tests that run in the background of a script inherit that Ctrl-C is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    watcher = subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, text=True)
     assert watcher.stdout is not None
     assert "line 0" in watcher.stdout.readline()
     job = int(next(Path("run/logs/001").glob("*_0_log.out")).name.split("_")[0])
