@@ -84,11 +84,16 @@ def read_pictures(beton: Beton, sizes: Iterable[int]) -> dict[int, Tensor]:
             images = list(pool.map(beton.image, range(start, min(start + BATCH, len(beton)))))
             full = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
             for size, part in parts.items():
-                small = functional.interpolate(
-                    full, size=(size, size), mode="bilinear", antialias=True, align_corners=False
-                )
-                part.append(small.round_().clamp_(0, 255).to(torch.uint8))
+                part.append(resize(full, size))
     return {size: torch.cat(part) for size, part in parts.items()}
+
+
+def resize(pictures: Tensor, size: int) -> Tensor:
+    """(N, 3, H, W) values 0..255 -> (N, 3, size, size) uint8, antialiased."""
+    small = functional.interpolate(
+        pictures.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+    return small.round_().clamp_(0, 255).to(torch.uint8)
 
 
 @torch.inference_mode()

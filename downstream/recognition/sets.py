@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from configs import ConfigError
 from data_prep.beton import Beton, read_labels
+from data_prep.images import PictureError, decode_picture
+from downstream.features import resize
 from downstream.recognition import pairs, templates
 from downstream.recognition.config import BinSet, IjbSet, ListSet
 from downstream.recognition.pairs import Pairs
@@ -42,15 +41,8 @@ class Pictures:
         there = np.flatnonzero(self.row >= 0)
         for start in range(0, len(there), BATCH):
             part = there[start : start + BATCH]
-            yield part, torch.stack([_resized(self.read(int(self.row[i])), size) for i in part])
-
-
-def _resized(pixels: NDArray[np.uint8], size: int) -> Tensor:
-    picture = torch.tensor(pixels).permute(2, 0, 1)[None].float()
-    small = functional.interpolate(
-        picture, size=(size, size), mode="bilinear", antialias=True, align_corners=False
-    )
-    return small.round_().clamp_(0, 255).to(torch.uint8)[0]
+            pictures = (torch.tensor(self.read(int(self.row[i]))).permute(2, 0, 1)[None] for i in part)
+            yield part, torch.cat([resize(picture, size) for picture in pictures])
 
 
 def open_pairs(config: BinSet | ListSet) -> tuple[Pairs, Pictures]:
@@ -125,7 +117,6 @@ def _rows(table: pa.Table, names: Sequence[str], data: Path) -> NDArray[np.int64
 
 def _decode(file: bytes, path: Path, number: int) -> NDArray[np.uint8]:
     try:
-        with Image.open(io.BytesIO(file), formats=("JPEG", "PNG", "BMP")) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return np.asarray(decode_picture(file))
+    except PictureError as error:
         raise ConfigError(f"{path}: picture {number} cannot be decoded ({error})") from None
