@@ -17,8 +17,9 @@ from concurrent.futures import wait as wait_for_all
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tqdm import tqdm
 
@@ -26,8 +27,6 @@ from configs import ConfigError
 from data_prep.files import Commit, claim, commit, last_holder, read_commit, shard_paths
 
 if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
-
     import pyarrow as pa
 
 # One thread a worker: the processes already fill the cores, and spinning threads would double the CPU time.
@@ -193,27 +192,22 @@ def _each(
         return
     with _environment(SINGLE_THREADED), _pool(workers) as pool:
         futures: dict[Future[bool], Shard] = {}
-        processes: list[BaseProcess] = []
-        others = multiprocessing.active_children()
         try:
             for shard in shards:
                 futures[_submit(pool, stage, shard, retry_failed, wait)] = shard
-                if len(processes) < workers:  # one is started with each of the first shards
-                    started = multiprocessing.active_children()
-                    processes += [p for p in started if p not in others and p not in processes]
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:
             pool.shutdown()
             lost = [shard for future, shard in futures.items() if future.exception()]
-            raise _worker_died(stage, lost, processes) from None
+            raise _worker_died(stage, lost) from None
         except Exception:
             wait_for_all([future for future in futures if not future.cancel()])  # what is begun is ended
             raise
         finally:
             # The pool would ask the workers to end and wait; where one is killed meanwhile, for ever, for it takes
             # the lock of their queue with it. They have nothing left to do, or the command was told to stop.
-            for process in processes:
+            for process in _Worker.started:
                 process.kill()
 
 
@@ -228,21 +222,19 @@ def _submit(
         raise BrokenProcessPool from error
 
 
-def _worker_died(stage: Stage, lost: list[Shard], processes: Sequence[BaseProcess]) -> StageError:
+def _worker_died(stage: Stage, lost: list[Shard]) -> StageError:
     """Names the shard that a worker was at when it died, and how it died."""
     # The pool has ended the other workers with SIGTERM.
-    dead = [process for process in processes if process.exitcode not in (None, 0, -signal.SIGTERM)]
-    code = dead[0].exitcode or 0 if dead else 0
+    first = max(_Worker.started, key=lambda process: process.exitcode not in (0, -signal.SIGTERM))
+    code = first.exitcode or 0
     how = f"killed by signal {-code}" if code < 0 else f"with exit code {code}"
-    if not dead:  # it died as it was born
-        how = "how, is not known"
     if code == -signal.SIGKILL:
         how += ", as the system does when memory runs out"
-    at = [shard.number for shard in lost if dead and last_holder(stage.folder, shard.number) == dead[0].pid]
+    at = [shard.number for shard in lost if last_holder(stage.folder, shard.number) == first.pid]
     place = shard_paths(stage.folder, at[0])[0] if at else stage.folder
     return StageError(
         f"{place}: stage '{stage.name}': the worker process that was at it died ({how}). What is done is kept: run "
-        f"the same command again; with workers={max(1, len(processes) // 2)} it needs less memory"
+        f"the same command again; with workers={max(1, len(_Worker.started) // 2)} it needs less memory"
     )
 
 
@@ -301,10 +293,25 @@ def _make(stage: Stage, shard: Shard) -> None:
 # --- processes -----------------------------------------------------------------------------------------------
 
 
+class _Worker(SpawnProcess):
+    """A worker of the pool. The pool itself tells nobody which processes it has started."""
+
+    started: ClassVar[list[_Worker]] = []
+
+    def start(self) -> None:
+        """Start it, and note that it was."""
+        super().start()
+        self.started.append(self)
+
+
+class _Context(SpawnContext):
+    Process = _Worker
+
+
 def _pool(workers: int) -> ProcessPoolExecutor:
     # spawn, not fork: a forked child would inherit locks held by the threads of pyarrow or torch.
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    _Worker.started.clear()
+    return ProcessPoolExecutor(workers, mp_context=_Context(), initializer=_follow_parent)
 
 
 def _follow_parent() -> None:
