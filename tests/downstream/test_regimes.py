@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import ConfigError
-from downstream.regimes import Split, fixed_split, make_split
+from downstream.regimes import Split, fixed_split, make_split, read_split
 
 SHA = "ab" * 32
 
@@ -84,3 +84,36 @@ def test_a_share_that_leaves_a_side_empty_is_refused() -> None:
     rows = np.arange(10)
     with pytest.raises(ConfigError, match="test_share"):
         make_split(rows, np.zeros(10, dtype=int), SHA, 0.4, 0)
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.1, 0.02, 0.001])
+def test_for_recognition_a_quarter_of_the_people_is_kept(fraction: float) -> None:
+    """People whose pictures are many and people whose are few: the prefix of 2 % alone would lose most of the few."""
+    identities = np.concatenate([np.repeat(np.arange(20), 100), np.arange(20, 220)])
+    split = make_split(np.arange(len(identities)), identities, SHA, test_share=0.4, seed=0)
+    plain, extended = split.labels(fraction), split.labels_of_people(fraction, identities)
+    order = list(split.train_rows)
+    assert extended.tolist() == order[: len(extended)]
+    everyone, kept = len(set(identities[order])), len(set(identities[extended]))
+    assert kept >= everyone / 4
+    if len(extended) > len(plain):  # not one picture more than it takes
+        assert fraction < 1
+        assert len(set(identities[extended[:-1]])) < everyone / 4
+    else:
+        np.testing.assert_array_equal(extended, plain)
+
+
+def test_for_recognition_larger_shares_hold_smaller_ones_and_rows_may_be_missing() -> None:
+    identities = np.arange(500) // 10
+    split = _split().only(np.array([row for row in range(500) if row % 7]))
+    shares = [split.labels_of_people(fraction, identities) for fraction in (0.02, 0.1, 1.0)]
+    assert set(shares[0]) <= set(shares[1]) < set(shares[2])
+    assert len(np.unique(identities[shares[0]])) >= 30 / 4
+    assert set(shares[2]) == set(split.train_rows)
+
+
+def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"split\.json: cannot be read"):
+        read_split(tmp_path / "split.json")
+    stored = fixed_split(tmp_path / "split.json", _split())
+    assert read_split(tmp_path / "split.json") == stored
