@@ -31,6 +31,8 @@ class Measurement(Config):
     """Share of the training labels."""
     metric: str
     """Name of the metric, see docs/downstream.md."""
+    subset: str = "all"
+    """Which of the held-out pictures."""
     unit: Literal["%", "deg", ""]
     """Unit of value, low and high."""
     better: Literal["lower", "higher"]
@@ -62,6 +64,8 @@ class Comparison(Config):
     """Share of the training labels."""
     metric: str
     """Name of the metric."""
+    subset: str = "all"
+    """Which of the held-out pictures."""
     better: Literal["lower", "higher"]
     """Direction of improvement."""
     difference: float

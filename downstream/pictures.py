@@ -1,0 +1,185 @@
+"""Pictures of what several rows predict, as the bytes of an SVG or PNG file.
+
+Colours are those of Okabe and Ito, which people with any colour vision tell apart; lines differ in their dashes, too.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from downstream.figures import GREY, INK, PALE, STYLE
+from downstream.tasks.task import Array
+
+Format = Literal["svg", "png"]
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#8C8C00")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+DPI = 200
+JOINED = 40
+"""Pictures whose label and prediction are joined in the plane of valence and arousal."""
+
+
+def _bytes(figure: Figure, form: Format) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, dpi=DPI, metadata={"Date": None} if form == "svg" else {})
+    return buffer.getvalue()
+
+
+def cumulative_errors(
+    errors: Mapping[str, Array], limit: float, xlabel: str = "NME (%)", form: Format = "svg"
+) -> bytes:
+    """Cumulative error distribution: the share of pictures whose error is at most x; failures and area in the legend.
+
+    Args:
+        errors: row -> (N,) the error of each picture.
+        limit: Where the axis ends. A larger error is a failure (FR); the area under the curve is taken up to it,
+            and is 100 % if every error is 0 (AUC).
+        xlabel: What the error is, with its unit.
+        form: Of the file.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 3.0 + 0.17 * len(errors)))
+        axes = figure.subplots()
+        for i, (row, error) in enumerate(errors.items()):
+            failures, area = failure_rate(error, limit), area_under_curve(error, limit)
+            axes.step(
+                [0, *np.sort(error), max(limit, float(error.max()))],
+                [0, *100 * np.arange(1, len(error) + 1) / len(error), 100],
+                where="post",
+                color=COLOURS[i % len(COLOURS)],
+                ls=DASHES[i % len(DASHES)],
+                lw=1.6,
+                label=f"{row}: FR {failures:.1f} %, AUC {area:.1f} %",
+            )
+        axes.set(xlim=(0, limit), ylim=(0, 101), xlabel=xlabel, ylabel="pictures (%)")
+        axes.grid(color=PALE, alpha=0.35, lw=0.6)
+        figure.legend(loc="outside upper left", frameon=False, labelcolor=INK, handlelength=3.2)
+        return _bytes(figure, form)
+
+
+def failure_rate(error: Array, limit: float) -> float:
+    """(N,) errors -> share above ``limit``, %."""
+    return float(100 * np.mean(error > limit))
+
+
+def area_under_curve(error: Array, limit: float) -> float:
+    """(N,) errors -> area under the step curve of their distribution up to ``limit``, % of what it can be."""
+    return float(100 * np.mean(np.clip(1 - error / limit, 0, None)))
+
+
+def unit_bars(
+    values: Mapping[str, Mapping[str, tuple[float, float, float]]], ylabel: str, form: Format = "svg"
+) -> bytes:
+    """A group of bars for each action unit, a bar a row, with its interval.
+
+    Args:
+        values: row -> unit -> (value, low, high). A unit that a row lacks has no bar there.
+        ylabel: What the value is.
+        form: Of the file.
+    """
+    units = list(dict.fromkeys(unit for of_row in values.values() for unit in of_row))
+    width = 0.8 / len(values)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(max(3.5, 0.9 + len(units) * (0.25 + 0.14 * len(values))), 2.8))
+        axes = figure.subplots()
+        for i, (row, of_row) in enumerate(values.items()):
+            x = [units.index(unit) + (i - (len(values) - 1) / 2) * width for unit in of_row]
+            value, low, high = np.array(list(of_row.values())).T
+            colour = COLOURS[i % len(COLOURS)]
+            axes.bar(x, value, width * 0.92, color=colour, label=row)
+            axes.vlines(x, low, high, color=INK, lw=0.8)
+        axes.axhline(0, color=GREY, lw=0.8)
+        axes.set_xticks(range(len(units)), units)
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlim(-0.6, len(units) - 0.4)
+        axes.set_ylabel(ylabel)
+        axes.grid(axis="y", color=PALE, alpha=0.35, lw=0.6)
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside upper left", ncols=min(5, len(values)), frameon=False, labelcolor=INK)
+        return _bytes(figure, form)
+
+
+def affect_planes(truth: Array, predictions: Mapping[str, Array], form: Format = "svg") -> bytes:
+    """Valence and arousal of labels and predictions in one plane, a panel a row.
+
+    Some pictures at even steps through the set have both joined by a line.
+
+    Args:
+        truth: (N, 2) valence, arousal.
+        predictions: row -> (N, 2).
+        form: Of the file.
+    """
+    joined = np.unique(np.linspace(0, len(truth) - 1, min(JOINED, len(truth))).round().astype(int))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.6 * len(predictions) + 0.6, 3.55))
+        panels = figure.subplots(1, len(predictions), squeeze=False, sharey=True)[0]
+        for axes, (row, prediction) in zip(panels, predictions.items(), strict=True):
+            _plane(axes)
+            ends = np.stack([truth[joined], prediction[joined]])
+            axes.plot(ends[..., 0], ends[..., 1], color=INK, lw=0.5, alpha=0.7, zorder=5)
+            axes.scatter(*truth.T, s=5, color=COLOURS[1], alpha=0.55, linewidths=0, label="label", zorder=3)
+            axes.scatter(
+                *prediction.T, s=5, color=COLOURS[0], alpha=0.55, linewidths=0, label="prediction", zorder=4
+            )
+            axes.set_title(row)
+        panels[0].set_ylabel("arousal")
+        figure.legend(
+            *panels[0].get_legend_handles_labels(),
+            loc="outside upper left",
+            ncols=2,
+            frameon=False,
+            markerscale=2,
+        )
+        return _bytes(figure, form)
+
+
+def _plane(axes: Axes) -> None:
+    angle = np.linspace(0, 2 * np.pi, 200)
+    axes.plot(np.cos(angle), np.sin(angle), color=PALE, lw=0.8, zorder=1)
+    axes.axhline(0, color=PALE, lw=0.8, zorder=1)
+    axes.axvline(0, color=PALE, lw=0.8, zorder=1)
+    ticks = [-1, -0.5, 0, 0.5, 1]
+    axes.set(
+        xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xlabel="valence", xticks=ticks, yticks=ticks
+    )
+
+
+def confusion(
+    truth: NDArray[np.integer], prediction: NDArray[np.integer], classes: Sequence[str], form: Format = "svg"
+) -> bytes:
+    """How often each class is taken for each: shares of the true class in %, and the number of its pictures.
+
+    Args:
+        truth: (N,) numbers of classes.
+        prediction: (N,) likewise.
+        classes: Their names.
+        form: Of the file.
+    """
+    counts = np.zeros((len(classes), len(classes)))
+    np.add.at(counts, (truth, prediction), 1)
+    total = counts.sum(axis=1)
+    shares = 100 * counts / total.clip(1)[:, None]
+    side = 1.6 + 0.46 * len(classes)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(side + 0.5, side))
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        for (i, j), share in np.ndenumerate(shares):
+            if total[i]:
+                axes.text(
+                    j, i, f"{share:.0f}", ha="center", va="center", color="white" if share > 55 else INK
+                )
+        names = [f"{name} ({n:.0f})" for name, n in zip(classes, total, strict=True)]
+        axes.set_yticks(range(len(classes)), names)
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set(xlabel="predicted", ylabel="true (pictures)", title="% of the true class")
+        return _bytes(figure, form)

@@ -1,0 +1,134 @@
+"""Finished evaluations on the same test pictures, to be read side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from configs import ConfigError
+from data_prep.beton import read_labels, read_manifest
+from downstream.regimes import Indices
+from downstream.results import Metrics, read_metrics
+
+CELL = ["task", "mode", "subset", "fraction", "metric"]
+"""What one figure is of, whatever the row."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished evaluation.
+
+    Attributes:
+        folder: Its run directory.
+        name: Put before the names of its rows: of two backbones that are called alike, each in runs of its own.
+        metrics: Its figures.
+        pictures: (N,) the test pictures, as rows of the .beton.
+    """
+
+    folder: Path
+    name: str
+    metrics: Metrics
+    pictures: Indices
+
+    def row(self, name: str) -> str:
+        """A row's name among all runs."""
+        return f"{self.name} {name}".strip()
+
+    def rows(self) -> dict[str, str]:
+        """Its rows by their name among all runs, and their kind."""
+        return {self.row(row.name): row.kind for row in self.metrics.rows}
+
+    def predictions(self, row: str, task: str, mode: str, fraction: float) -> NDArray[np.float64] | None:
+        """(N, D) as they were stored; None where nothing was. ``row`` is its name among all runs."""
+        own = next((r.name for r in self.metrics.rows if self.row(r.name) == row), None)
+        with np.load(self.folder / "predictions.npz", allow_pickle=False) as archive:
+            key = f"{own}/{task}/{mode}/{fraction:g}"
+            return archive[key].astype(np.float64) if key in archive.files else None
+
+
+def open_runs(words: Sequence[str]) -> list[Run]:
+    """Read the runs named by ``words``, each the path of a run directory, or NAME=PATH.
+
+    Raises:
+        ConfigError: if one is not finished, or they were not measured on the same test pictures.
+    """
+    runs = [_open(word) for word in words]
+    for run in runs[1:]:
+        _refuse_other_pictures(run, runs[0])
+    twice = [run.folder for run in runs if [r.folder.resolve() for r in runs].count(run.folder.resolve()) > 1]
+    if twice:
+        raise ConfigError(f"runs: {twice[0]} is named twice; name each run once")
+    return runs
+
+
+def _open(word: str) -> Run:
+    name, equals, path = word.partition("=")
+    if not equals or Path(word).exists():
+        name, path = "", word
+    metrics = read_metrics(path)
+    stored = Path(path) / "predictions.npz"
+    try:
+        with np.load(stored, allow_pickle=False) as archive:
+            pictures = archive["rows"]
+    except (OSError, ValueError, KeyError, BadZipFile):
+        raise ConfigError(
+            f"{stored}: missing or damaged; delete metrics.json beside it and evaluate again"
+        ) from None
+    return Run(Path(path), name, metrics, pictures)
+
+
+def _refuse_other_pictures(run: Run, first: Run) -> None:
+    if run.metrics.data.sha256 != first.metrics.data.sha256:
+        raise ConfigError(
+            f"runs: {run.folder} and {first.folder} are evaluations of other data; compare runs of one set"
+        )
+    if not np.array_equal(run.pictures, first.pictures):
+        raise ConfigError(
+            f"runs: {run.folder} and {first.folder} have other test pictures "
+            f"({len(np.setxor1d(run.pictures, first.pictures))} are in one of them only); "
+            "evaluate both with the same split and tasks"
+        )
+
+
+def figures_of(runs: Sequence[Run]) -> pd.DataFrame:
+    """Every measurement, a line each: run (its number), row (its name among all runs), and all its fields.
+
+    ``repeated`` marks a row that came out the same in an earlier run, to the last bit and in all figures of a mode.
+    Raw pixels know no seed: three runs measure them once.
+    """
+    figures = pd.DataFrame(_records(runs))
+    figures["repeated"] = False
+    for _, group in figures.groupby(["row", "mode"], sort=False):
+        seen: set[tuple[tuple[object, ...], ...]] = set()
+        for _, of_run in group.groupby("run", sort=False):
+            measured = tuple(of_run[[*CELL, "value"]].itertuples(index=False, name=None))
+            figures.loc[of_run.index, "repeated"] = measured in seen
+            seen.add(measured)
+    return figures
+
+
+def _records(runs: Sequence[Run]) -> Iterator[dict[str, object]]:
+    for number, run in enumerate(runs):
+        for measurement in run.metrics.measurements:
+            yield {**measurement.model_dump(), "run": number, "row": run.row(measurement.row)}
+
+
+def test_labels(run: Run) -> pa.Table | None:
+    """The labels of its test pictures; None if the data is not here.
+
+    Raises:
+        ConfigError: if other data lies in its place.
+    """
+    path = Path(run.metrics.data.path)
+    if not path.with_suffix(".parquet").exists():
+        return None
+    if read_manifest(path).sha256 != run.metrics.data.sha256:
+        raise ConfigError(f"{path}: not the data that {run.folder} was measured on; put that back")
+    return read_labels(path).take(run.pictures)
