@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from configs import ConfigError
 from downstream import printed
 from downstream.printed import Printed
 from downstream.printed.config import PaperTable, TablesConfig
@@ -21,7 +22,8 @@ def write_tables(cfg: TablesConfig) -> dict[str, Sheet]:
     """Write every table in four formats; the tables by name.
 
     Raises:
-        ConfigError: if a run is not finished, or the runs of a table have other test pictures.
+        ConfigError: if a run is not finished or measures nothing of its table, or the runs of a table have other
+            test pictures.
     """
     sheets = {table.name or table.printed: paper_sheet(table) for table in cfg.tables}
     for name, sheet in sheets.items():
@@ -39,7 +41,12 @@ def paper_sheet(table: PaperTable) -> Sheet:
     columns = pd.MultiIndex.from_tuples([(column.group, column.title) for column in paper.columns])
     if not any(column.group for column in paper.columns):
         columns = columns.get_level_values(1)
-    lines = [*_printed_lines(paper), *_measured_lines(paper, figures_of(runs))]
+    measured = list(_measured_lines(paper, figures_of(runs)))
+    if not measured:
+        raise ConfigError(
+            f"tables: {table.runs[0]} measures nothing of {table.printed}; take the table or the run out"
+        )
+    lines = [*_printed_lines(paper), *measured]
     if paper.by_share:
         lines.sort(key=lambda line: -line[0][0])  # stable: printed before measured
     index = pd.MultiIndex.from_tuples(
@@ -72,7 +79,7 @@ def _measured_lines(paper: Printed, figures: pd.DataFrame) -> Iterator[Line]:
     """From many labels to few; within a share in the order of the runs' rows and modes."""
     wanted = [(column.task or paper.task, column.metric, column.subset) for column in paper.columns]
     names = list(zip(figures["task"], figures["metric"], figures["subset"], strict=True))
-    figures = figures[[name in wanted for name in names] & ~figures["repeated"]]
+    figures = figures[np.array([name in wanted for name in names]) & ~figures["repeated"]]
     for fraction in sorted(figures["fraction"].unique(), reverse=True):
         of_share = figures[figures["fraction"] == fraction]
         for (row, mode), of_row in of_share.groupby(["row", "mode"], sort=False):

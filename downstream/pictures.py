@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -22,8 +22,19 @@ Format = Literal["svg", "png"]
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#8C8C00")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 DPI = 200
+MOST = 0.9
+"""Share of the pictures of its best row that a plot of errors has room for."""
 JOINED = 40
 """Pictures whose label and prediction are joined in the plane of valence and arousal."""
+
+
+def _legend(figure: Figure, title: str, handles: Any = (), names: Sequence[str] = (), **options: Any) -> None:
+    """Above the axes, with the title over it; of all axes, or of the handles given."""
+    given = {"handles": handles, "labels": names} if handles else {}
+    options |= {"loc": "outside upper left", "frameon": False, "labelcolor": INK, "alignment": "left"}
+    figure.legend(**given, title=title, title_fontproperties={"size": 10}, **options).get_title().set_color(
+        INK
+    )
 
 
 def _bytes(figure: Figure, form: Format) -> bytes:
@@ -33,24 +44,26 @@ def _bytes(figure: Figure, form: Format) -> bytes:
 
 
 def cumulative_errors(
-    errors: Mapping[str, Array], limit: float, xlabel: str = "NME (%)", form: Format = "svg"
+    errors: Mapping[str, Array], limit: float, xlabel: str = "NME (%)", title: str = "", form: Format = "svg"
 ) -> bytes:
     """Cumulative error distribution: the share of pictures whose error is at most x; failures and area in the legend.
 
     Args:
         errors: row -> (N,) the error of each picture.
-        limit: Where the axis ends. A larger error is a failure (FR); the area under the curve is taken up to it,
-            and is 100 % if every error is 0 (AUC).
+        limit: A larger error is a failure (FR); the area under the curve is taken up to it, and is 100 % if every
+            error is 0 (AUC). The axis ends there, or where the best row has most of its pictures.
         xlabel: What the error is, with its unit.
+        title: Above all.
         form: Of the file.
     """
+    end = max(limit, min(float(np.quantile(error, MOST)) for error in errors.values()))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 3.0 + 0.17 * len(errors)))
+        figure = Figure(figsize=(4.6, 3.2 + 0.17 * len(errors)))
         axes = figure.subplots()
         for i, (row, error) in enumerate(errors.items()):
             failures, area = failure_rate(error, limit), area_under_curve(error, limit)
             axes.step(
-                [0, *np.sort(error), max(limit, float(error.max()))],
+                [0, *np.sort(error), max(end, float(error.max()))],
                 [0, *100 * np.arange(1, len(error) + 1) / len(error), 100],
                 where="post",
                 color=COLOURS[i % len(COLOURS)],
@@ -58,9 +71,12 @@ def cumulative_errors(
                 lw=1.6,
                 label=f"{row}: FR {failures:.1f} %, AUC {area:.1f} %",
             )
-        axes.set(xlim=(0, limit), ylim=(0, 101), xlabel=xlabel, ylabel="pictures (%)")
+        if end > limit:
+            axes.axvline(limit, color=GREY, lw=0.8)
+        axes.set(xlim=(0, end), ylim=(0, 101), xlabel=xlabel, ylabel="pictures (%)")
         axes.grid(color=PALE, alpha=0.35, lw=0.6)
-        figure.legend(loc="outside upper left", frameon=False, labelcolor=INK, handlelength=3.2)
+        what = f"failures beyond {limit:g} (FR), area up to {limit:g} (AUC)"
+        _legend(figure, f"{title}\n{what}".strip(), handlelength=3.2)
         return _bytes(figure, form)
 
 
@@ -75,13 +91,17 @@ def area_under_curve(error: Array, limit: float) -> float:
 
 
 def unit_bars(
-    values: Mapping[str, Mapping[str, tuple[float, float, float]]], ylabel: str, form: Format = "svg"
+    values: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    ylabel: str,
+    title: str = "",
+    form: Format = "svg",
 ) -> bytes:
     """A group of bars for each action unit, a bar a row, with its interval.
 
     Args:
-        values: row -> unit -> (value, low, high). A unit that a row lacks has no bar there.
+        values: row -> unit -> (value, low, high), correlations. A unit that a row lacks has no bar there.
         ylabel: What the value is.
+        title: Above all.
         form: Of the file.
     """
     units = list(dict.fromkeys(unit for of_row in values.values() for unit in of_row))
@@ -99,14 +119,18 @@ def unit_bars(
         axes.set_xticks(range(len(units)), units)
         axes.tick_params(axis="x", length=0)
         axes.set_xlim(-0.6, len(units) - 0.4)
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(bottom, max(top, 0.3))  # a correlation: noise about zero must not fill the panel
         axes.set_ylabel(ylabel)
         axes.grid(axis="y", color=PALE, alpha=0.35, lw=0.6)
         axes.set_axisbelow(True)
-        figure.legend(loc="outside upper left", ncols=min(5, len(values)), frameon=False, labelcolor=INK)
+        _legend(figure, title, ncols=min(5, len(values)))
         return _bytes(figure, form)
 
 
-def affect_planes(truth: Array, predictions: Mapping[str, Array], form: Format = "svg") -> bytes:
+def affect_planes(
+    truth: Array, predictions: Mapping[str, Array], title: str = "", form: Format = "svg"
+) -> bytes:
     """Valence and arousal of labels and predictions in one plane, a panel a row.
 
     Some pictures at even steps through the set have both joined by a line.
@@ -114,6 +138,7 @@ def affect_planes(truth: Array, predictions: Mapping[str, Array], form: Format =
     Args:
         truth: (N, 2) valence, arousal.
         predictions: row -> (N, 2).
+        title: Above all.
         form: Of the file.
     """
     joined = np.unique(np.linspace(0, len(truth) - 1, min(JOINED, len(truth))).round().astype(int))
@@ -130,13 +155,7 @@ def affect_planes(truth: Array, predictions: Mapping[str, Array], form: Format =
             )
             axes.set_title(row)
         panels[0].set_ylabel("arousal")
-        figure.legend(
-            *panels[0].get_legend_handles_labels(),
-            loc="outside upper left",
-            ncols=2,
-            frameon=False,
-            markerscale=2,
-        )
+        _legend(figure, title, *panels[0].get_legend_handles_labels(), ncols=2, markerscale=2)
         return _bytes(figure, form)
 
 
@@ -152,7 +171,11 @@ def _plane(axes: Axes) -> None:
 
 
 def confusion(
-    truth: NDArray[np.integer], prediction: NDArray[np.integer], classes: Sequence[str], form: Format = "svg"
+    truth: NDArray[np.integer],
+    prediction: NDArray[np.integer],
+    classes: Sequence[str],
+    title: str = "",
+    form: Format = "svg",
 ) -> bytes:
     """How often each class is taken for each: shares of the true class in %, and the number of its pictures.
 
@@ -160,6 +183,7 @@ def confusion(
         truth: (N,) numbers of classes.
         prediction: (N,) likewise.
         classes: Their names.
+        title: Above all.
         form: Of the file.
     """
     counts = np.zeros((len(classes), len(classes)))
@@ -181,5 +205,9 @@ def confusion(
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set(xlabel="predicted", ylabel="true (pictures)", title="% of the true class")
+        axes.set(
+            xlabel="predicted",
+            ylabel="true (number of pictures)",
+            title=f"{title}\n% of the true class".strip(),
+        )
         return _bytes(figure, form)

@@ -33,7 +33,8 @@ _HTML_RULES = [
     {"selector": "th.row_heading, th.index_name", "props": "text-align: left; font-weight: normal"},
     {"selector": "thead", "props": "border-top: 2px solid; border-bottom: 1px solid"},
     {"selector": "tbody", "props": "border-bottom: 2px solid"},
-    {"selector": "tbody th[rowspan]", "props": "border-top: 1px solid #ccc"},
+    {"selector": "tbody tr:not(:first-child) th[rowspan]", "props": "border-top: 1px solid #ccc"},
+    {"selector": "th.col_heading[colspan]", "props": "text-align: center; border-bottom: 1px solid #ccc"},
 ]
 
 
