@@ -218,11 +218,14 @@ def _differences(runs: Sequence[Run], figures: pd.DataFrame) -> pd.DataFrame:
             ours, theirs = line[row].dropna(), line[against].dropna()
             if ours.empty or theirs.empty:
                 continue
+            mode = cell[1]
             if common := ours.index.intersection(theirs.index).tolist():
                 # The same two figures once more are no further pair.
-                mode = cell[1]
                 common = [i for i in common if not {(row, mode, i), (against, mode, i)} <= again]
                 ours, theirs = ours[common], theirs[common]
+            else:
+                ours = ours[[(row, mode, i) not in again for i in ours.index]]
+                theirs = theirs[[(against, mode, i) not in again for i in theirs.index]]
             where = {"row": row, "against": against, "unit": unit, "better": better} | dict(
                 zip(CELL, cell, strict=True)
             )

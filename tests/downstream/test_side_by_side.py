@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,7 @@ def assert_equal_in_all_formats(sheet: Sheet, folder: Path, tolerance: float) ->
     assert texts["tex"].count("\\bfseries ") == bold
     (selectors,) = re.findall(r"\n([^}]*?)\s*{\s*font-weight: bold;", texts["html"]) or [""]
     assert len([s for s in selectors.split(",") if s.strip()]) == bold
+    assert texts["tex"].isascii()  # any LaTeX reads it
     for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
         assert rule in texts["tex"]
 
@@ -349,6 +351,27 @@ def test_backbones_with_other_numbers_of_seeds_are_not_paired(runs: list[str]) -
     assert line["pairs"] == 0
     assert np.isnan(line["t p"])
     assert line["low"] < line["difference"] < line["high"]
+
+
+def test_the_same_figures_twice_are_one_pair(runs: list[str], tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(runs[1], again)
+    _, differences = compare_runs([*runs[:2], str(again)])
+    assert _difference(differences, "pretrained", "random", "landmarks", 1.0)["pairs"] == 2
+    _, differences = compare_runs([f"a={runs[0]}", f"b={runs[1]}", f"b={again}"])
+    assert _difference(differences, "a pretrained", "b pretrained", "landmarks", 1.0)["pairs"] == 1
+
+
+def test_baselines_alone_have_no_differences(labelled_set: Path, tmp_path: Path) -> None:
+    rows = [[{"kind": "pixels", "name": f"pixels {size}", "size": size}] for size in (4, 8)]
+    both = [
+        _evaluate(labelled_set, tmp_path / f"run{i}", 11, initialisations=row, tasks=["affect"])
+        for i, row in enumerate(rows)
+    ]
+    values, differences = compare_runs(both, str(tmp_path / "out"))
+    assert len(differences.values) == 0
+    assert json.loads((tmp_path / "out/differences.json").read_text())["rows"] == []
+    assert "pixels 4" in values.terminal()
 
 
 def test_other_test_pictures_are_refused(runs: list[str], labelled_set: Path, tmp_path: Path) -> None:
