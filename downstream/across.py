@@ -17,19 +17,16 @@ import numpy as np
 import pandas as pd
 
 from downstream.bootstrap import ClusterBootstrap, interval
-from downstream.config import TaskName
 from downstream.gallery import write_pictures
 from downstream.paired import least_sign_p, paired
-from downstream.runs import CELL, Run, figures_of, open_runs, test_labels
+from downstream.runs import CELL, Run, figures_of, open_runs, truth_of
 from downstream.sheet import Sheet
-from downstream.tables import number
-from downstream.tasks import TASKS
-from downstream.tasks.task import Array
+from downstream.tables import held_out, number
 
 Pair = tuple[str, str]
 """A pretrained row and the one it is compared with."""
-Resampled = Callable[[int, str, TaskName, str, float], "Array | None"]
-"""(number of the run, row, task, mode, fraction) -> (B, M): each metric on each resample, if it was predicted."""
+Resampled = Callable[[int, str, str, str, float], "pd.DataFrame | None"]
+"""(number of the run, row, task, mode, fraction) -> each metric on each of B resamples, if it was predicted."""
 
 HEADINGS = {
     "row": "Row",
@@ -127,9 +124,8 @@ def values_sheet(runs: Sequence[Run], figures: pd.DataFrame, each: bool) -> Shee
 
 def _caption(runs: Sequence[Run]) -> str:
     data = runs[0].metrics.data
-    text = (
-        f"{len(runs)} runs on the same {data.test_pictures} test pictures of {data.test_identities} people."
-    )
+    people = f" of {data.test_identities} people" if data.test_identities else ""
+    text = f"{len(runs)} runs on the same {data.test_pictures} test pictures{people}."
     return text + (" Synthetic faces." if data.synthetic else "")
 
 
@@ -179,11 +175,12 @@ def differences_sheet(runs: Sequence[Run], differences: pd.DataFrame) -> Sheet:
     first = runs[0].metrics
     if differences["low"].notna().any():
         note = (
-            "low, high: 95 % interval of the difference over the people in the test pictures "
-            f"({first.bootstrap_samples} resamples), with the seeds as they are; empty without stored predictions."
+            f"low, high: 95 % interval of the difference over {held_out(first.data)} "
+            f"({first.bootstrap_samples} resamples), with the seeds as they are; for all test pictures, where "
+            "predictions are stored."
         )
     else:
-        note = f"No intervals over people: the labels of {first.data.path} are not here, or nothing was predicted."
+        note = f"No intervals over people: the data {first.data.path} is not here, or nothing was predicted."
     counts = sorted(int(count) for count in values["pairs"].unique() if count)
     least = "; ".join(f"{n} {'pairs' if n > 1 else 'pair'}: {least_sign_p(n):.3g}" for n in counts)
     return Sheet(
@@ -256,35 +253,34 @@ def _tests(ours: pd.Series, theirs: pd.Series, better: Literal["lower", "higher"
 
 def _resampler(runs: Sequence[Run]) -> Resampled:
     """Scores stored predictions on resamples of the people, which are the same for all."""
-    table = test_labels(runs[0])
-    if table is None:
+    truth = truth_of(runs)
+    if truth is None:
         return lambda *_: None
     first = runs[0].metrics
-    people = table.column("identity").to_numpy()
-    bootstrap = ClusterBootstrap(people, first.bootstrap_samples, first.seeds["bootstrap"])
-    truth = cache(lambda task: TASKS[task].encode(table))
+    bootstrap = ClusterBootstrap(truth.people, first.bootstrap_samples, first.seeds["bootstrap"])
 
     @cache
-    def resampled(run: int, row: str, task: TaskName, mode: str, fraction: float) -> Array | None:
-        prediction = runs[run].predictions(row, task, mode, fraction)
+    def resampled(run: int, row: str, name: str, mode: str, fraction: float) -> pd.DataFrame | None:
+        prediction = runs[run].predictions(row, name, mode, fraction)
         if prediction is None:
             return None
-        return bootstrap.metrics(TASKS[task].statistics(prediction, truth(task)), TASKS[task].reduce)
+        task = runs[run].metrics.task(name)
+        scores = bootstrap.metrics(task.statistics(prediction, truth.labels[name]), task.reduce)
+        return pd.DataFrame(scores, columns=[metric.name for metric in task.metrics])
 
     return resampled
 
 
 def _interval(
-    resampled: Resampled, cell: tuple[TaskName, str, str, float, str], *sides: tuple[str, Iterable[int]]
+    resampled: Resampled, cell: tuple[str, str, str, float, str], *sides: tuple[str, Iterable[int]]
 ) -> tuple[float, float]:
     """Of the difference of the means over the runs of two rows; NaN where it cannot be had."""
     task, mode, subset, fraction, metric = cell
-    column = [m.name for m in TASKS[task].metrics].index(metric)
     means = []
     for row, numbers in sides:
         scores = [resampled(run, row, task, mode, fraction) for run in numbers]
         if subset != "all" or any(score is None for score in scores):
             return np.nan, np.nan
-        means.append(np.mean([score[:, column] for score in scores if score is not None], axis=0))
+        means.append(np.mean([score[metric] for score in scores if score is not None], axis=0))
     low, high = interval((means[0] - means[1])[:, None])
     return float(low[0]), float(high[0])

@@ -12,6 +12,7 @@ from configs import ConfigError
 from downstream import printed
 from downstream.printed import Printed
 from downstream.printed.config import PaperTable, TablesConfig
+from downstream.results import Data
 from downstream.runs import Run, figures_of, open_runs
 from downstream.sheet import Sheet, plain
 
@@ -38,6 +39,8 @@ def paper_sheet(table: PaperTable) -> Sheet:
     ours at the same share of the labels. A cell that was not measured is empty.
     """
     paper, runs = printed.read(table.printed), open_runs(table.runs)
+    for run in runs:
+        _refuse_other_settings(table.printed, paper, run)
     columns = pd.MultiIndex.from_tuples([(column.group, column.title) for column in paper.columns])
     if not any(column.group for column in paper.columns):
         columns = columns.get_level_values(1)
@@ -65,6 +68,16 @@ def paper_sheet(table: PaperTable) -> Sheet:
     )
 
 
+def _refuse_other_settings(name: str, paper: Printed, run: Run) -> None:
+    for task in run.metrics.tasks:
+        for field, wanted in paper.settings.items() if task.name == paper.task else ():
+            if (found := getattr(task, field)) != wanted:
+                raise ConfigError(
+                    f"tables: {run.folder} measures {task.name} with {field} {found}, {name} has {wanted}; "
+                    "take it out"
+                )
+
+
 Line = tuple[tuple[float, str, str], list[float], list[float]]
 """(share, printed or measured, name), a value a column, its standard deviation over seeds; NaN: there is none."""
 
@@ -77,9 +90,9 @@ def _printed_lines(paper: Printed) -> Iterator[Line]:
 
 def _measured_lines(paper: Printed, figures: pd.DataFrame) -> Iterator[Line]:
     """From many labels to few; within a share in the order of the runs' rows and modes."""
-    wanted = [(column.task or paper.task, column.metric, column.subset) for column in paper.columns]
-    names = list(zip(figures["task"], figures["metric"], figures["subset"], strict=True))
-    figures = figures[np.array([name in wanted for name in names]) & ~figures["repeated"]]
+    wanted = {(column.metric, column.subset) for column in paper.columns}
+    shown = [name in wanted for name in zip(figures["metric"], figures["subset"], strict=True)]
+    figures = figures[np.array(shown) & (figures["task"] == paper.task) & ~figures["repeated"]]
     for fraction in sorted(figures["fraction"].unique(), reverse=True):
         of_share = figures[figures["fraction"] == fraction]
         for (row, mode), of_row in of_share.groupby(["row", "mode"], sort=False):
@@ -92,11 +105,10 @@ def _measured_lines(paper: Printed, figures: pd.DataFrame) -> Iterator[Line]:
 def _cells(paper: Printed, figures: pd.DataFrame) -> list[float]:
     """The cells of one row in one run, in the unit that the paper prints."""
     found = {
-        (line.task, line.metric, line.subset): line.value
-        / (100 if line.unit == "%" and not paper.unit else 1)
+        (line.metric, line.subset): line.value / (100 if line.unit == "%" and not paper.unit else 1)
         for line in figures.itertuples()
     }
-    cells = [found.get((c.task or paper.task, c.metric, c.subset), np.nan) for c in paper.columns]
+    cells = [found.get((column.metric, column.subset), np.nan) for column in paper.columns]
     rest = [cell for cell, column in zip(cells, paper.columns, strict=True) if not column.average]
     return [_mean(rest) if c.average else cell for cell, c in zip(cells, paper.columns, strict=True)]
 
@@ -124,14 +136,18 @@ def _best(shown: pd.DataFrame, better: Sequence[str], blocks: Sequence[tuple[obj
     return bold
 
 
+def _of_people(data: Data) -> str:
+    return f" of {data.test_identities} people" if data.test_identities else ""
+
+
 def _caption(paper: Printed, runs: Sequence[Run]) -> str:
     data = runs[0].metrics.data
     block = (
         "a share of the labels" if paper.by_share else "the printed rows, or of ours at a share of the labels"
     )
     text = (
-        f"{paper.title}. Printed: {paper.source}. Measured here: {data.test_pictures} test pictures of "
-        f"{data.test_identities} people, trained on up to {data.train_pictures} pictures of others."
+        f"{paper.title}. Printed: {paper.source}. Measured here: {data.test_pictures} test pictures"
+        f"{_of_people(data)}, trained on up to {data.train_pictures} others."
     )
     if data.synthetic:
         text += (

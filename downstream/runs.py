@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs import ConfigError
-from data_prep.beton import read_labels, read_manifest
-from downstream.regimes import Indices
+from downstream.labelled import open_labelled
+from downstream.protocols import Indices
 from downstream.results import Metrics, read_metrics
+from downstream.tasks.task import Array
 
 CELL = ["task", "mode", "subset", "fraction", "metric"]
 """What one figure is of, whatever the row."""
@@ -57,11 +57,12 @@ def open_runs(words: Sequence[str]) -> list[Run]:
     """Read the runs named by ``words``, each the path of a run directory, or NAME=PATH.
 
     Raises:
-        ConfigError: if one is not finished, or they were not measured on the same test pictures.
+        ConfigError: if one is not finished, or they were not measured on the same test pictures, alike.
     """
     runs = [_open(word) for word in words]
     for run in runs[1:]:
         _refuse_other_pictures(run, runs[0])
+        _refuse_other_metrics(run, runs[0])
     twice = [run.folder for run in runs if [r.folder.resolve() for r in runs].count(run.folder.resolve()) > 1]
     if twice:
         raise ConfigError(f"runs: {twice[0]} is named twice; name each run once")
@@ -97,6 +98,16 @@ def _refuse_other_pictures(run: Run, first: Run) -> None:
         )
 
 
+def _refuse_other_metrics(run: Run, first: Run) -> None:
+    for task in run.metrics.tasks:
+        other = next((each for each in first.metrics.tasks if each.name == task.name), task)
+        if (task.columns, task.metrics) != (other.columns, other.metrics):
+            raise ConfigError(
+                f"runs: {run.folder} and {first.folder} measure '{task.name}' by other settings; "
+                "evaluate both with the same ones"
+            )
+
+
 def figures_of(runs: Sequence[Run]) -> pd.DataFrame:
     """Every measurement, a line each: run (its number), row (its name among all runs), and all its fields.
 
@@ -120,15 +131,33 @@ def _records(runs: Sequence[Run]) -> Iterator[dict[str, object]]:
             yield {**measurement.model_dump(), "run": number, "row": run.row(measurement.row)}
 
 
-def test_labels(run: Run) -> pa.Table | None:
-    """The labels of its test pictures; None if the data is not here.
+@dataclass(frozen=True)
+class Truth:
+    """What is known of the test pictures.
+
+    Attributes:
+        labels: task -> (N, D).
+        people: (N,) who is in each; a number of its own where nobody knows.
+    """
+
+    labels: Mapping[str, Array]
+    people: NDArray[np.int64]
+
+
+def truth_of(runs: Sequence[Run]) -> Truth | None:
+    """The labels of the test pictures; None if the data is not here.
 
     Raises:
         ConfigError: if other data lies in its place.
     """
-    path = Path(run.metrics.data.path)
-    if not path.with_suffix(".parquet").exists():
+    data = runs[0].metrics.data
+    paths = [data.path, *([data.test_path] if data.test_path else [])]
+    if not all(Path(path).is_file() for path in paths):
         return None
-    if read_manifest(path).sha256 != run.metrics.data.sha256:
-        raise ConfigError(f"{path}: not the data that {run.folder} was measured on; put that back")
-    return read_labels(path).take(run.pictures)
+    tasks = {task.name: task for run in runs for task in run.metrics.tasks}
+    labelled = open_labelled(paths, list(tasks.values()))
+    if labelled.sha256 != data.sha256:
+        raise ConfigError(f"{data.path}: not the data that {runs[0].folder} was measured on; put that back")
+    pictures = runs[0].pictures
+    labels = {name: values[pictures] for name, values in labelled.labels.items()}
+    return Truth(labels, labelled.people[pictures])

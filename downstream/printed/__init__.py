@@ -23,8 +23,6 @@ class Column(Config):
     """Heading."""
     group: str = ""
     """Heading above it, over several columns."""
-    task: str | None = None
-    """The task that measures it; null: the table's."""
     metric: str | None = None
     """The task's metric."""
     subset: str = "all"
@@ -63,6 +61,8 @@ class Printed(Config):
     """Heading over the names of the rows."""
     task: str
     """The task that measures it."""
+    settings: dict[str, int | float | str] = Field(default_factory=dict)
+    """What the task must be set to, for its metrics to be those of the table."""
     digits: int = Field(ge=0)
     """Decimals, as printed."""
     unit: Literal["%", "deg", ""] = ""
