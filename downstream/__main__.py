@@ -26,8 +26,8 @@ Schema = TypeVar("Schema", bound=BaseModel)
 ABOUT = {
     "": " See also: downstream verify, downstream cells, downstream report, downstream results, "
     "downstream convert-model, downstream florence.",
-    "cells": """ Here only its fine-tuned cells, row x task x fraction,
-which the evaluation then finds. On two machines that share the folder:
+    "cells": """ Here only its trained cells, row x task x mode x
+fraction x fold, which the evaluation then finds. On two machines that share the folder:
 
   python -m downstream cells configs/downstream/demo.yaml --part 0/2    (and 1/2)
   python -m downstream configs/downstream/demo.yaml                     once, when all parts are done
@@ -104,7 +104,7 @@ def _evaluate(cfg: DownstreamConfig) -> None:
 def _cells(cfg: DownstreamConfig, part: slice) -> None:
     from downstream.evaluate import keep_cells
 
-    print(f"{keep_cells(cfg, part)} cells fine-tuned for {cfg.output}")
+    print(f"{keep_cells(cfg, part)} cells trained for {cfg.output}")
 
 
 def _report(cfg: ReportConfig) -> None:

@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from configs import Config
+from downstream.protocols import People, Protocol
+from downstream.recipe import Recipe
+from downstream.tasks import AnyTask, make
 
-TaskName = Literal["landmarks", "pose", "affect", "action_units", "identity"]
-Mode = Literal["frozen", "finetune"]
+Mode = Literal["linear", "frozen", "finetune"]
 
 
 class Checkpoint(Config):
@@ -42,7 +44,7 @@ class Pixels(Config):
     """The picture itself: no network at all."""
 
     kind: Literal["pixels"]
-    """Antialiased raw pixels as features; only for the mode 'frozen'."""
+    """Antialiased raw pixels as features; only for the mode 'linear'."""
     name: str
     """The row's name in tables."""
     size: int = Field(default=16, ge=1, le=64)
@@ -52,44 +54,13 @@ class Pixels(Config):
 Initialisation = Annotated[Checkpoint | Random | Pixels, Field(discriminator="kind")]
 
 
-class FinetuneRun(Config):
-    """One cell of the matrix that is fine-tuned."""
+class TrainedCell(Config):
+    """One cell of the matrix that is trained."""
 
-    task: Literal["landmarks", "pose", "affect", "action_units"]
-    """The task."""
+    task: str
+    """One of 'tasks'."""
     fraction: float = Field(gt=0, le=1)
     """Share of the training labels; one of 'fractions'."""
-
-
-class Recipe(Config):
-    """How a backbone and a linear head are fine-tuned: AdamW, one cosine, the same for every row."""
-
-    runs: tuple[FinetuneRun, ...] = ()
-    """The cells to fine-tune; empty: every task at every fraction."""
-    steps: int = Field(default=150, ge=1)
-    """Optimiser steps, whatever the number of labels."""
-    batch_size: int = Field(default=32, ge=2)
-    """Pictures a step."""
-    lr: float = Field(default=1e-3, gt=0)
-    """Peak learning rate of the backbone."""
-    head_lr: float = Field(default=3e-3, gt=0)
-    """Peak learning rate of the linear head."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled weight decay."""
-    warmup: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the steps with a linearly rising rate."""
-    flip: bool = True
-    """Mirror half of the pictures, and their labels."""
-    rotation: float = Field(default=15.0, ge=0, le=90)
-    """Degrees, +- at most."""
-    scale: float = Field(default=0.15, ge=0, lt=1)
-    """Zoom between 1 - scale and 1 + scale."""
-    shift: float = Field(default=0.05, ge=0, lt=0.5)
-    """Translation, share of the picture's side, +- at most."""
-    brightness: float = Field(default=0.2, ge=0, lt=1)
-    """Gain between 1 - brightness and 1 + brightness."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of batches and augmentation; the same for every row."""
 
 
 class Bootstrap(Config):
@@ -102,32 +73,47 @@ class Bootstrap(Config):
 
 
 class DownstreamConfig(Config):
-    """One evaluation matrix: rows x tasks x label fractions x modes."""
+    """One evaluation matrix: rows x tasks x label fractions x modes, on one labelled set."""
 
     data: str
     """The labelled .beton; its set.parquet lies beside it."""
+    test_data: str | None = None
+    """Another one to test on, for the protocol 'sets'."""
     output: str
     """Run directory: metrics.json, predictions.npz, config.yaml."""
     initialisations: tuple[Initialisation, ...] = Field(min_length=1)
     """The rows to compare."""
     pretrain_data: str | None = None
     """The .beton used for pretraining: refused if it shares a person with 'data'."""
-    tasks: tuple[TaskName, ...] = ("landmarks", "pose", "affect", "action_units", "identity")
-    """What is predicted."""
+    tasks: tuple[AnyTask, ...] = Field(
+        default=tuple(map(make, ("landmarks", "pose", "affect", "action_units", "recognition"))), min_length=1
+    )
+    """What is predicted: names, or mappings with a name and settings."""
+    protocol: Protocol = People()
+    """Who is learnt from and who is tested on."""
+    subsets: dict[str, dict[str, str | bool | int]] = Field(default={})
+    """Parts of the test pictures that get figures of their own: name -> {column: value}."""
     fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0, 0.1, 0.02)
     """Shares of the training labels."""
-    modes: tuple[Mode, ...] = ("frozen",)
-    """frozen: ridge on fixed features. finetune: everything is trained."""
-    image_size: int | None = Field(default=None, ge=16)
+    modes: tuple[Mode, ...] = ("linear",)
+    """linear: a ridge regression on the pooled features, which stay as they are. frozen: the task's head is trained,
+    the backbone stays. finetune: both are trained."""
+    trained: tuple[TrainedCell, ...] = ()
+    """The cells that are trained, of the modes frozen and finetune; empty: every task at every fraction."""
+    recipe: Recipe = Recipe()
+    """How they are trained, unless the task says otherwise."""
+    train_seed: int = Field(default=0, ge=0)
+    """Seed of first weights of heads, batches and augmentation; the same for every row."""
+    keep_models: bool = False
+    """Keep the trained networks in 'models', for 'python -m downstream predict'."""
+    image_size: int | None = Field(default=None, ge=17)
     """Pixels a side at which every network sees the pictures; null: the size named in its header."""
-    test_share: float = Field(default=0.4, gt=0, lt=1)
-    """Share of the identities that is held out for testing."""
     split_seed: int = Field(default=0, ge=0)
-    """Seed of the split by identity and of the label subsets; keep it fixed over all experiments on a set."""
+    """Seed of the people held out and of the label subsets; keep it fixed over all experiments on a set."""
     split: str | None = None
     """File that keeps the split and the label subsets; null: beside 'data', where every experiment finds it."""
-    finetune: Recipe = Recipe()
-    """The recipe of the mode 'finetune'."""
+    memory_gb: float = Field(default=8.0, ge=0)
+    """The pictures are kept decoded where they fit into so much; otherwise they are decoded each time."""
     bootstrap: Bootstrap = Bootstrap()
     """The intervals."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -135,14 +121,20 @@ class DownstreamConfig(Config):
 
     @model_validator(mode="after")
     def _rows_and_cells_exist(self) -> DownstreamConfig:
-        names = [row.name for row in self.initialisations]
-        if len(set(names)) < len(names):
-            raise ValueError("two initialisations have the same name; name each row differently")
-        for run in self.finetune.runs:
-            if run.task not in self.tasks or run.fraction not in self.fractions:
+        for field in ("initialisations", "tasks"):
+            names = [entry.name for entry in getattr(self, field)]
+            if len(set(names)) < len(names):
+                raise ValueError(f"{field}: two have the same name; name each differently")
+        names = [task.name for task in self.tasks]
+        for cell in self.trained:
+            if cell.task not in names or cell.fraction not in self.fractions:
                 raise ValueError(
-                    f"finetune.runs asks for {run.task} at {run.fraction}: add it to tasks and fractions"
+                    f"trained asks for {cell.task} at {cell.fraction}: add it to tasks and fractions"
                 )
+        if self.test_data is not None and self.protocol.kind != "sets":
+            raise ValueError("test_data: only the protocol 'sets' tests on it; write protocol: {kind: sets}")
+        if "all" in self.subsets:
+            raise ValueError("subsets: 'all' is the name of all test pictures; choose another")
         return self
 
 

@@ -1,10 +1,11 @@
 """One evaluation from config to metrics.json: read, predict every row, compare, write.
 
-The fine-tuned cells, each a run of minutes, may be computed beforehand by processes that share the folder.
+The trained cells, each a run of minutes or hours, may be computed beforehand by processes that share the folder.
 """
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shutil
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from configs import ConfigError, dump, environment
 from data_prep.beton import Beton
@@ -25,11 +27,11 @@ from downstream.compare import compare
 from downstream.config import Checkpoint, DownstreamConfig, Initialisation, Pixels, Random
 from downstream.features import Network, calibrate, load_network, read_pictures
 from downstream.labelled import LabelledSet, check_disjoint, open_labelled
-from downstream.matrix import Bench, Cell, Prediction, Tuned, cell_path, predict_row, tune, tuned_cells
+from downstream.matrix import Bench, Cell, Prediction, Training, predict_row, run, trainings
+from downstream.protocols import Indices, People, column_of
 from downstream.regimes import Split, fixed_split, make_split
 from downstream.results import Data, Metrics, Row, finished, inputs_hash, read_metrics, weights
-from downstream.tasks import TASKS, Task
-from downstream.tasks.task import Array
+from downstream.tasks.recognition import Recognition
 from pretrain.backbones import feature_dim
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "ffcv")
@@ -67,9 +69,10 @@ def evaluate(cfg: DownstreamConfig) -> Metrics:
     metrics = Metrics(
         inputs=opened.inputs,
         data=_data(cfg, opened),
+        tasks=cfg.tasks,
         rows=tuple(_row(row, networks.get(row.name)) for row in cfg.initialisations),
         bootstrap_samples=cfg.bootstrap.samples,
-        seeds={"split": cfg.split_seed, "bootstrap": cfg.bootstrap.seed, "finetune": cfg.finetune.seed},
+        seeds={"split": cfg.split_seed, "bootstrap": cfg.bootstrap.seed, "train": cfg.train_seed},
         measurements=measurements,
         comparisons=comparisons,
         seconds=round(time.monotonic() - started, 1),
@@ -83,7 +86,7 @@ def evaluate(cfg: DownstreamConfig) -> Metrics:
 
 
 def keep_cells(cfg: DownstreamConfig, part: slice = WHOLE) -> int:
-    """Fine-tune the cells in ``part`` of the enumeration that are not kept yet; how many those were.
+    """Train the cells in ``part`` of the enumeration that are not kept yet; how many those were.
 
     :func:`evaluate` finds them. What it would do besides is left to it, so that parts can run at the same time.
 
@@ -92,28 +95,38 @@ def keep_cells(cfg: DownstreamConfig, part: slice = WHOLE) -> int:
     """
     todo = _missing(cfg, part)
     if todo:
-        names = {name for name, *_ in todo}
+        names = {each.row for each in todo}
         opened = _open(cfg, [row for row in cfg.initialisations if row.name in names])
-        for cell in todo:
-            tune(cell, opened.networks[cell[0]], opened.bench, cfg)
+        for each in todo:
+            run(each, opened.networks[each.row], opened.bench, cfg)
     return len(todo)
 
 
 def cells_finished(cfg: DownstreamConfig) -> bool:
-    """Whether :func:`evaluate` has nothing left to fine-tune."""
+    """Whether :func:`evaluate` has nothing left to train."""
     return not _missing(cfg, WHOLE)
 
 
-def _missing(cfg: DownstreamConfig, part: slice) -> list[Tuned]:
-    """The fine-tuned cells of ``part`` that nobody has computed yet."""
-    cells = tuned_cells(cfg)[part]
-    if not cells or finished(cfg):
+def _missing(cfg: DownstreamConfig, part: slice) -> list[Training]:
+    """The trainings of ``part`` that nobody has done yet."""
+    if finished(cfg) or not trainings(cfg, 1):
         return []
     try:
         folder = _cells_folder(cfg, inputs_hash(cfg))
+        parts = (
+            1
+            if cfg.protocol.kind != "folds"
+            else len(_split(cfg, open_labelled(_paths(cfg), cfg.tasks)).parts)
+        )
     except (FileNotFoundError, ConfigError):
-        return cells  # data or weights are not there yet: nothing can have been made from them
-    return [cell for cell in cells if not cell_path(folder, cell).exists()]
+        return trainings(cfg, 1)[
+            part
+        ]  # data or weights are not there yet: nothing can have been made from them
+    return [each for each in trainings(cfg, parts)[part] if not each.path(folder).exists()]
+
+
+def _paths(cfg: DownstreamConfig) -> list[str]:
+    return [cfg.data, *([cfg.test_data] if cfg.test_data else [])]
 
 
 def _cells_folder(cfg: DownstreamConfig, inputs: str) -> Path:
@@ -134,7 +147,7 @@ def choose_device(name: str) -> torch.device:
 def _open(cfg: DownstreamConfig, rows: Sequence[Initialisation]) -> _Opened:
     """Read all that ``rows``, some or all of the config's, need."""
     device = choose_device(cfg.device)
-    labelled = open_labelled(cfg.data, [TASKS[name] for name in cfg.tasks])
+    labelled = open_labelled(_paths(cfg), cfg.tasks)
     networks = {row.name: load_network(row, cfg.image_size) for row in rows if not isinstance(row, Pixels)}
     inputs = inputs_hash(cfg)  # of the files that were read, should they change meanwhile
     disjoint = check_disjoint(labelled, cfg.pretrain_data) if cfg.pretrain_data else None
@@ -144,7 +157,7 @@ def _open(cfg: DownstreamConfig, rows: Sequence[Initialisation]) -> _Opened:
     for row in rows:
         if isinstance(row, Random) and row.calibrate:
             network = networks[row.name]
-            calibrate(network, bench.pictures[network.size][bench.split.labels(1.0)], device)
+            calibrate(network, bench.pictures[network.size], bench.split.train_rows, device)
     return _Opened(labelled, disjoint, stored, networks, inputs, bench)
 
 
@@ -156,25 +169,45 @@ def _bench(
     device: torch.device,
     cells: Path,
 ) -> Bench:
-    tasks = [TASKS[name] for name in cfg.tasks]
     split = stored.only(labelled.rows)
-    if not split.test_rows or not split.train_rows:
-        raise ConfigError(
-            f"data: {cfg.data} has no complete labels for one side of the split; take tasks out"
-        )
-    labels = {task.name: _labels(task, labelled) for task in tasks}
-    for task in tasks:
-        _refuse_constant(task, labels[task.name][np.array(split.test_rows)])
-    pictures = read_pictures(Beton(cfg.data), sizes)
-    return Bench(tasks, labels, labelled.identities, split, pictures, device, cells)
+    for part in split.parts:
+        if not part.test_rows or not part.train_rows:
+            raise ConfigError(
+                f"data: {cfg.data} has no complete labels for one side of the split; take tasks out"
+            )
+    subsets = {name: _subset(labelled, split, name, values) for name, values in cfg.subsets.items()}
+    for task in cfg.tasks:
+        for rows in (split.test_rows, *(split.test_rows[inside] for inside in subsets.values())):
+            task.check(labelled.labels[task.name][rows])
+    return Bench(
+        tasks={task.name: task for task in cfg.tasks},
+        labels=labelled.labels,
+        people=labelled.people,
+        split=split,
+        subsets=subsets,
+        pictures=read_pictures([Beton(path) for path in _paths(cfg)], sizes, cfg.memory_gb * 1e9),
+        crop=labelled.manifests[0].crop,
+        device=device,
+        cells=cells,
+        models=Path(cfg.output) / "models" if cfg.keep_models else None,
+    )
+
+
+def _subset(
+    labelled: LabelledSet, split: Split, name: str, values: Mapping[str, str | bool | int]
+) -> NDArray[np.bool_]:
+    inside = np.ones(len(split.test_rows), np.bool_)
+    for column, value in values.items():
+        inside &= column_of(labelled.table, column, f"subsets.{name}")[split.test_rows] == value
+    if not inside.any():
+        raise ConfigError(f"subsets.{name}: no test picture has {dict(values)}; correct it or leave it out")
+    return inside
 
 
 def _split(cfg: DownstreamConfig, labelled: LabelledSet) -> Split:
-    """The stored split. It covers every known person, whatever the tasks: all experiments share it."""
-    known = np.flatnonzero(labelled.identities >= 0)
-    fresh = make_split(
-        known, labelled.identities[known], labelled.manifest.sha256, cfg.test_share, cfg.split_seed
-    )
+    """The stored split. It covers every row, whatever the tasks: all experiments share it."""
+    parts = cfg.protocol.parts(labelled.table, labelled.identities, labelled.first_test, cfg.split_seed)
+    fresh = make_split(parts, labelled.sha256, cfg.protocol.model_dump_json(), cfg.split_seed)
     return fixed_split(split_path(cfg), fresh)
 
 
@@ -182,43 +215,39 @@ def split_path(cfg: DownstreamConfig) -> Path:
     """Where the split is kept: as configured, or beside the data set so that every experiment finds it."""
     if cfg.split is not None:
         return Path(cfg.split)
-    return Path(cfg.data).with_suffix(f".split-{cfg.split_seed}-{cfg.test_share:g}.json")
-
-
-def _labels(task: Task, labelled: LabelledSet) -> Array:
-    """(M, D), a row per picture of the .beton, NaN where a label is missing."""
-    known = task.encode(labelled.labels.take(labelled.rows))
-    labels = np.full((len(labelled.labels), known.shape[1]), np.nan)
-    labels[labelled.rows] = known
-    return labels
-
-
-def _refuse_constant(task: Task, labels: Array) -> None:
-    """A correlation with labels that never change is undefined: say so now, not as NaN later."""
-    constant = np.flatnonzero(np.ptp(labels, axis=0) == 0)
-    if len(constant):
-        raise ConfigError(
-            f"tasks: {task.name} has the same label on every test picture (output {constant[0]}); "
-            "take the task out or use more test people"
-        )
+    if isinstance(cfg.protocol, People):
+        name = f"{cfg.protocol.test_share:g}"
+    else:
+        told = f"{cfg.protocol.model_dump_json()} {cfg.test_data}"
+        name = f"{cfg.protocol.kind}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    return Path(cfg.data).with_suffix(f".split-{cfg.split_seed}-{name}.json")
 
 
 def _data(cfg: DownstreamConfig, opened: _Opened) -> Data:
     labelled, bench = opened.labelled, opened.bench
-    train = np.array(bench.split.train_rows)
+    train, test = bench.split.train_rows, bench.test
+    sources = [source for manifest in labelled.manifests for source in manifest.sources]
     return Data(
         path=cfg.data,
-        sha256=labelled.manifest.sha256,
-        synthetic=all(source.synthetic for source in labelled.manifest.sources),
-        pictures=len(labelled.rows),
+        test_path=cfg.test_data,
+        sha256=labelled.sha256,
+        synthetic=all(source.synthetic for source in sources),
+        pictures=len(np.union1d(train, test)),
         train_pictures=len(train),
-        train_identities=len(np.unique(labelled.identities[train])),
-        test_pictures=len(bench.test),
-        test_identities=len(np.unique(labelled.identities[bench.test])),
+        train_identities=_people(labelled, train),
+        test_pictures=len(test),
+        test_identities=_people(labelled, test),
+        protocol=cfg.protocol,
         split=str(split_path(cfg)),
         split_sha256=opened.split.sha256(),
         disjoint_from_pretraining=opened.disjoint,
     )
+
+
+def _people(labelled: LabelledSet, rows: Indices) -> int | None:
+    """How many people; None where nobody knows."""
+    known = labelled.identities[rows]
+    return len(np.unique(known)) if (known >= 0).all() else None
 
 
 def _row(row: Initialisation, network: Network | None) -> Row:
@@ -259,7 +288,7 @@ def _write(
     arrays: dict[str, np.ndarray] = {"rows": bench.test}
     for name, cells in predictions.items():
         for (task, mode, fraction), prediction in cells.items():
-            if TASKS[task].head == "ridge":
+            if not isinstance(bench.tasks[task], Recognition):  # features of all pictures would be large
                 arrays[f"{name}/{task}/{mode}/{fraction:g}"] = prediction.values.astype(np.float32)
     with atomic_write(output / "predictions.npz") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -13,8 +13,7 @@ from data_prep.beton import Beton, read_labels
 from downstream.config import Mode
 from downstream.results import Metrics
 from downstream.tables import pretrained_rows
-from downstream.tasks import TASKS
-from downstream.tasks.pose import head_rotation
+from downstream.tasks.pose import Pose, head_axes
 
 Points = list[tuple[float, float]]
 AXIS = 60
@@ -48,7 +47,7 @@ def faces(
     metrics: Metrics, predictions: Mapping[str, NDArray[np.float32]], mode: Mode, fraction: float, count: int
 ) -> list[Face]:
     """``count`` test pictures at even steps through the landmark error of the pretrained row: no hand-picking."""
-    beton, table, task = Beton(metrics.data.path), read_labels(metrics.data.path), TASKS["landmarks"]
+    beton, table, task = Beton(metrics.data.path), read_labels(metrics.data.path), metrics.task("landmarks")
     rows = predictions["rows"]
     truth = task.encode(table.take(rows))
     suffix = f"/{mode}/{fraction:g}"
@@ -62,7 +61,7 @@ def faces(
     }
     order = np.argsort(errors[pretrained_rows(metrics)[0]], kind="stable")
     picked = order[np.linspace(0.05 * (len(order) - 1), 0.95 * (len(order) - 1), count).round().astype(int)]
-    poses = TASKS["pose"].encode(table.take(rows)) if "pose" in table.column_names else None
+    poses = Pose().encode(table.take(rows)) if "pose" in table.column_names else None
     found = []
     for i in picked:
         face = Face(
@@ -70,21 +69,19 @@ def faces(
             truth=_pairs(truth[i]),
             points={name: _pairs(landmarks[name][i]) for name in errors},
             errors={name: float(error[i]) for name, error in errors.items()},
-            true_axes=head_axes(poses[i]) if poses is not None else [],
+            true_axes=_axes(poses[i]) if poses is not None else [],
             centre=_pairs(truth[i].reshape(68, 2)[36:48].mean(axis=0))[0],
         )
         for row in metrics.rows:
             pose = predictions.get(f"{row.name}/pose{suffix}")
             if pose is not None:
-                face.axes[row.name] = head_axes(pose[i])
+                face.axes[row.name] = _axes(pose[i])
         found.append(face)
     return found
 
 
-def head_axes(pose: NDArray[np.floating]) -> Points:
-    """(3,) yaw, pitch, roll in degrees -> where the head's three axes point in the picture, in pixels."""
-    turned = head_rotation(pose.astype(np.float64)).as_matrix()
-    return [(AXIS * float(x), -AXIS * float(y)) for x, y, _ in turned.T]
+def _axes(pose: NDArray[np.floating]) -> Points:
+    return _pairs(AXIS * head_axes(pose.astype(np.float64)))
 
 
 def _pairs(flat: NDArray[np.floating]) -> Points:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,20 +73,64 @@ def load_network(row: Checkpoint | Random, size: int | None) -> Network:
     )
 
 
-def read_pictures(beton: Beton, sizes: Iterable[int]) -> dict[int, Tensor]:
-    """Every picture of a set, decoded once and resized (antialiased) to each size.
+class Pictures:
+    """The pictures of a set, or of two sets one after the other, at one size.
 
-    Returns:
-        size -> (N, 3, size, size) uint8, kept in memory: 27 kB a picture at 96 px, 147 kB at 224 px.
+    Args:
+        betons: Where they are.
+        size: Pixels a side.
+        kept: All of them, (M, 3, size, size) uint8; None: they are decoded each time.
     """
-    parts: dict[int, list[Tensor]] = {size: [] for size in sizes}
+
+    def __init__(self, betons: Sequence[Beton], size: int, kept: Tensor | None = None) -> None:
+        self.size, self._betons, self._kept = size, betons, kept
+        self._first = np.cumsum([0, *map(len, betons)])
+        # Beside the threads of torch, which wait meanwhile.
+        self._pool = None if kept is not None else ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def take(self, rows: NDArray[np.int64]) -> Tensor:
+        """(B,) rows -> (B, 3, size, size) uint8, resized with antialiasing."""
+        if self._kept is not None:
+            return self._kept[torch.from_numpy(rows)]
+        assert self._pool is not None
+        return torch.cat(
+            [small[self.size] for small in self._pool.map(lambda row: self.decode(row, [self.size]), rows)]
+        )
+
+    def decode(self, row: int, sizes: Iterable[int]) -> dict[int, Tensor]:
+        """Size -> (1, 3, size, size) uint8 of one row."""
+        which = int(np.searchsorted(self._first, row, side="right")) - 1
+        full = (
+            torch.tensor(self._betons[which].image(int(row - self._first[which])))
+            .permute(2, 0, 1)[None]
+            .float()
+        )
+        return {size: resize(full, size) for size in sizes}
+
+
+def read_pictures(betons: Sequence[Beton], sizes: Iterable[int], memory: float) -> dict[int, Pictures]:
+    """The pictures at each size, decoded once and kept where all of them fit into ``memory`` bytes together.
+
+    27 kB a picture at 96 px, 147 kB at 224 px.
+    """
+    sizes = sorted(set(sizes))
+    lazy = {size: Pictures(betons, size) for size in sizes}
+    count = sum(map(len, betons))
+    if not sizes or 3 * count * sum(size**2 for size in sizes) > memory:
+        return lazy
+    kept = {size: torch.empty((count, 3, size, size), dtype=torch.uint8) for size in sizes}
+    reader = lazy[sizes[0]]
     with ThreadPoolExecutor() as pool:
-        for start in tqdm(range(0, len(beton), BATCH), desc="reading pictures", leave=False, mininterval=1):
-            images = list(pool.map(beton.image, range(start, min(start + BATCH, len(beton)))))
-            full = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
-            for size, part in parts.items():
-                part.append(resize(full, size))
-    return {size: torch.cat(part) for size, part in parts.items()}
+        decoded = pool.map(lambda row: reader.decode(row, sizes), range(count))
+        for row, small in enumerate(
+            tqdm(decoded, desc="reading pictures", total=count, leave=False, mininterval=1)
+        ):
+            for size in sizes:
+                kept[size][row] = small[size][0]
+    return {size: Pictures(betons, size, kept[size]) for size in sizes}
 
 
 def resize(pictures: Tensor, size: int) -> Tensor:
@@ -97,19 +142,24 @@ def resize(pictures: Tensor, size: int) -> Tensor:
 
 
 @torch.inference_mode()
-def extract(network: Network, pictures: Tensor, device: torch.device, name: str) -> NDArray[np.float32]:
-    """(N, 3, size, size) uint8 -> (N, F) float32 features of the frozen network."""
+def extract(
+    network: Network, pictures: Pictures, rows: NDArray[np.int64], device: torch.device, name: str
+) -> NDArray[np.float32]:
+    """(N, F) float32 features of the frozen network for (N,) rows."""
     module = network.module.to(device).eval()
-    parts = [
-        module(network.normalise(part.to(device))).float().cpu()
-        for part in tqdm(pictures.split(BATCH), desc=f"features of {name}", leave=False, mininterval=1)
-    ]
+    bar = tqdm(in_batches(rows), desc=f"features of {name}", leave=False, mininterval=1)
+    parts = [module(network.normalise(pictures.take(part).to(device))).float().cpu() for part in bar]
     return torch.cat(parts).numpy()
 
 
+def in_batches(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """(N,) rows, cut."""
+    return [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+
+
 @torch.inference_mode()
-def calibrate(network: Network, pictures: Tensor, device: torch.device) -> None:
-    """Set every batch norm's running statistics to those of ``pictures`` (no labels are seen).
+def calibrate(network: Network, pictures: Pictures, rows: NDArray[np.int64], device: torch.device) -> None:
+    """Set every batch norm's running statistics to those of (N,) rows (no labels are seen).
 
     An untrained network in evaluation mode normalises with mean 0 and variance 1, which leaves its activations
     alone. With true statistics its features say less (docs/downstream.md), so this is not the default.
@@ -121,8 +171,8 @@ def calibrate(network: Network, pictures: Tensor, device: torch.device) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over batches
     module.train()
-    for part in pictures.split(BATCH):
-        module(network.normalise(part.to(device)))
+    for part in in_batches(rows):
+        module(network.normalise(pictures.take(part).to(device)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     module.eval()

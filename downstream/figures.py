@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from downstream.results import Metrics, PretrainCurve
 from downstream.tables import Line, heading, percent
-from downstream.tasks import TASKS
 
 ACCENT = "#0b6e8a"
 INK, GREY, PALE = "#1c1c1c", "#6f6f6f", "#a9a9a9"
@@ -57,11 +56,11 @@ def as_svg(uri: str) -> bytes:
 
 def label_efficiency(metrics: Metrics, lines: Sequence[Line]) -> str:
     """The leading metric of each task against the share of labels, a panel a task, intervals as bands."""
-    tasks = list(dict.fromkeys(line.task for line in lines))
+    tasks = list(dict.fromkeys(line.task.name for line in lines))
     with _figure(2.7 * len(tasks), 2.5) as (figure, uri):
         panels = figure.subplots(1, len(tasks), squeeze=False)[0]
         for axes, task in zip(panels, tasks, strict=True):
-            _efficiency_panel(axes, metrics, [line for line in lines if line.task == task])
+            _efficiency_panel(axes, metrics, [line for line in lines if line.task.name == task])
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False)
     return uri[0]
@@ -81,7 +80,7 @@ def _efficiency_panel(axes: Axes, metrics: Metrics, lines: Sequence[Line]) -> No
     if not metric.unit:  # a correlation: noise about zero must not fill the panel
         bottom, top = axes.get_ylim()
         axes.set_ylim(min(bottom, -0.05), max(top, 0.3))
-    axes.set_title(TASKS[lines[0].task].title)
+    axes.set_title(lines[0].task.title)
     axes.set_ylabel(f"{heading(metric)}\n{metric.better} is better")
     axes.set_xscale("log")
     axes.set_xticks([line.fraction for line in lines])

@@ -5,26 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from configs import ConfigError
 from data_prep.files import atomic_write
-from downstream.config import DownstreamConfig, Initialisation, Mode, Pixels, TaskName
-from downstream.features import Network, extract, pixels
-from downstream.finetune import finetune
-from downstream.regimes import Indices, Split
+from downstream.config import DownstreamConfig, Initialisation, Mode, Pixels
+from downstream.features import Network, Pictures, extract, pixels
+from downstream.model import save_model
+from downstream.protocols import Indices
+from downstream.regimes import PartRows, Split
 from downstream.ridge import ridge
-from downstream.tasks import TASKS, Task
+from downstream.tasks import Task
+from downstream.tasks.recognition import Recognition
 from downstream.tasks.task import Array
+from downstream.train import train
 
-Cell = tuple[TaskName, Mode, float]
+Cell = tuple[str, Mode, float]
 """Task, mode, fraction."""
-Tuned = tuple[str, TaskName, float]
-"""A cell that is fine-tuned: row, task, fraction."""
+GROUPS = 10
+"""Into so many are pictures of unknown people divided, where the ridge leaves out a person at a time."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: a cell of one row, on one part of the protocol."""
+
+    row: str
+    task: str
+    mode: Mode
+    fraction: float
+    part: int
+
+    def path(self, folder: Path) -> Path:
+        """Where its predictions are kept."""
+        part = f"-{self.part}" if self.part else ""
+        return folder / f"{quote(self.row, safe='')}-{self.task}-{self.mode}-{self.fraction:g}{part}.npy"
 
 
 @dataclass(frozen=True)
@@ -32,32 +52,42 @@ class Bench:
     """What every row is measured on: made once, shared by all.
 
     Attributes:
-        tasks: What is predicted.
-        labels: task -> (M, D) labels, one row per picture of the .beton; NaN where a label is missing.
+        tasks: name -> what is predicted.
+        labels: task -> (M, D) labels, one row per picture; NaN where a label is missing.
         people: (M,) the person in each picture.
         split: Train and test rows.
-        pictures: size -> (M, 3, size, size) uint8.
+        subsets: name -> (N_test,) which test rows are in it.
+        pictures: size -> the pictures.
+        crop: How the faces were cut.
         device: Where networks run.
-        cells: Folder that keeps the fine-tuned cells until all are there, each a run of minutes.
+        cells: Folder that keeps the trained cells until all are there, each a run of minutes or hours.
+        models: Folder for trained networks; None: they are not kept.
     """
 
-    tasks: Sequence[Task]
-    labels: Mapping[TaskName, Array]
+    tasks: Mapping[str, Task]
+    labels: Mapping[str, Array]
     people: NDArray[np.int64]
     split: Split
-    pictures: Mapping[int, Tensor]
+    subsets: Mapping[str, NDArray[np.bool_]]
+    pictures: Mapping[int, Pictures]
+    crop: dict[str, Any]
     device: torch.device
     cells: Path
+    models: Path | None
 
     @property
     def test(self) -> Indices:
-        """The held-out rows."""
-        return np.array(self.split.test_rows, dtype=np.int64)
+        """The test rows of all parts."""
+        return self.split.test_rows
+
+    def train_rows(self, task: Task, part: PartRows, fraction: float) -> Indices:
+        """Whose labels may be used."""
+        return part.labels(fraction, self.people if isinstance(task, Recognition) else None)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """(N_test, D) predictions of one cell, and what they were learnt from."""
+    """(N_test, P) predictions of one cell, and what they were learnt from."""
 
     values: Array
     train_labels: int
@@ -69,82 +99,136 @@ def predict_row(
 ) -> dict[Cell, Prediction]:
     """Everything that the matrix asks of one initialisation. ``network`` is None for raw pixels."""
     cells: dict[Cell, Prediction] = {}
-    if "frozen" in cfg.modes:
-        cells.update(_frozen(row, network, bench, cfg.fractions))
-    for name, task, fraction in tuned_cells(cfg):
-        if name == row.name:
+    if "linear" in cfg.modes:
+        cells.update(_linear(row, network, bench, cfg.fractions))
+    parts: dict[Cell, list[Prediction]] = {}
+    for each in trainings(cfg, len(bench.split.parts)):
+        if each.row == row.name:
             assert network is not None
-            cells[task, "finetune", fraction] = tune((name, task, fraction), network, bench, cfg)
-    return cells
+            parts.setdefault((each.task, each.mode, each.fraction), []).append(run(each, network, bench, cfg))
+    return cells | {cell: _joined(several) for cell, several in parts.items()}
 
 
-def _frozen(
+def _joined(parts: Sequence[Prediction]) -> Prediction:
+    """The test pictures of all folds, one after another."""
+    alphas = {part.alpha for part in parts}
+    labels = round(sum(part.train_labels for part in parts) / len(parts))
+    return Prediction(
+        np.concatenate([part.values for part in parts]), labels, alphas.pop() if len(alphas) == 1 else None
+    )
+
+
+# --- linear: nothing but a regression ------------------------------------------------------------------------
+
+
+def _linear(
     row: Initialisation, network: Network | None, bench: Bench, fractions: Sequence[float]
 ) -> Iterator[tuple[Cell, Prediction]]:
+    features = _features(row, network, bench)
+    fitted = [task for task in bench.tasks.values() if not isinstance(task, Recognition)]
+    for fraction in fractions:
+        parts = [_regressions(features, bench, fitted, part, fraction) for part in bench.split.parts]
+        for task in fitted:
+            yield (task.name, "linear", fraction), _joined([part[task.name] for part in parts])
+    for task in bench.tasks.values():
+        if isinstance(task, Recognition):
+            yield (task.name, "linear", 1.0), Prediction(_standardised(features, bench), 0)
+
+
+def _features(row: Initialisation, network: Network | None, bench: Bench) -> NDArray[np.float32]:
+    """(M, F), a row per picture; zeros where it is of no use."""
+    used = np.union1d(bench.split.train_rows, bench.test)
     if isinstance(row, Pixels):
-        features = pixels(bench.pictures[row.size])
+        found = pixels(bench.pictures[row.size].take(used))
     else:
         assert network is not None
-        features = extract(network, bench.pictures[network.size], bench.device, row.name)
-    test = features[bench.test]
-    for fraction in fractions:
-        labelled = bench.split.labels(fraction)
-        train, people = features[labelled], bench.people[labelled]
-        fitted = [task for task in bench.tasks if task.head == "ridge"]
-        labels = {task.name: bench.labels[task.name][labelled] for task in fitted}
-        fits = ridge(train, labels, people, test)
-        for task in fitted:
-            values = fits[task.name].prediction.clip(*task.clip)
-            yield (task.name, "frozen", fraction), Prediction(values, len(labelled), fits[task.name].alpha)
-    # Nothing is fitted, so no fraction of labels applies; the features are centred and scaled without labels.
-    train = features[bench.split.labels(1.0)].astype(np.float64)
+        found = extract(network, bench.pictures[network.size], used, bench.device, row.name)
+    features = np.zeros((len(bench.people), found.shape[1]), np.float32)
+    features[used] = found
+    return features
+
+
+def _regressions(
+    features: NDArray[np.float32], bench: Bench, tasks: Sequence[Task], part: PartRows, fraction: float
+) -> dict[str, Prediction]:
+    rows, test = part.labels(fraction), np.array(part.test_rows, dtype=np.int64)
+    found = {}
+    # Tasks that know the same rows share the costly part of the fit.
+    groups: dict[bytes, list[Task]] = {}
+    for task in tasks:
+        complete = ~np.isnan(bench.labels[task.name][rows]).any(axis=1)
+        groups.setdefault(complete.tobytes(), []).append(task)
+    for mask, together in groups.items():
+        known = rows[np.frombuffer(mask, np.bool_)]
+        if len(known) < 2:
+            raise ConfigError(
+                f"fractions: at {fraction:g} only {len(known)} pictures have all labels of {together[0].name}; "
+                "raise it"
+            )
+        people = np.where(bench.people[known] >= 0, bench.people[known], -1 - known % GROUPS)
+        targets = {task.name: task.targets(bench.labels[task.name][known]) for task in together}
+        fits = ridge(features[known], targets, people, features[test])
+        for task in together:
+            fit = fits[task.name]
+            found[task.name] = Prediction(task.clip(fit.prediction), len(known), fit.alpha)
+    return found
+
+
+def _standardised(features: NDArray[np.float32], bench: Bench) -> Array:
+    """(N_test, F) features in units of the training pictures' spread: no label is seen, so no fraction applies."""
+    train = features[bench.split.train_rows].astype(np.float64)
     mean, scale = train.mean(axis=0), train.std(axis=0)
-    for task in bench.tasks:
-        if task.head == "none":
-            values = (test - mean) / np.where(scale > 0, scale, 1.0)
-            yield (task.name, "frozen", 1.0), Prediction(values, 0)
+    return np.asarray((features[bench.test] - mean) / np.where(scale > 0, scale, 1.0), np.float64)
 
 
-def tuned_cells(cfg: DownstreamConfig) -> list[Tuned]:
-    """The cells that are fine-tuned, in an order that nothing but the config decides."""
-    wanted = {(run.task, run.fraction) for run in cfg.finetune.runs}
+# --- trained: a head, with the backbone or without -----------------------------------------------------------
+
+
+def trainings(cfg: DownstreamConfig, parts: int) -> list[Training]:
+    """What is trained, in an order that nothing but the config decides."""
+    wanted = {(cell.task, cell.fraction) for cell in cfg.trained}
     return [
-        (row.name, task, fraction)
+        Training(row.name, task.name, mode, fraction, part)
         for row in cfg.initialisations
         for task in cfg.tasks
+        for mode in cfg.modes
         for fraction in cfg.fractions
-        if "finetune" in cfg.modes
+        for part in range(parts)
+        if mode != "linear"
         and not isinstance(row, Pixels)
-        and TASKS[task].head == "ridge"
-        and (not wanted or (task, fraction) in wanted)
+        and not (mode == "frozen" and isinstance(task, Recognition))  # it has no head to train
+        and (not wanted or (task.name, fraction) in wanted)
     ]
 
 
-def cell_path(folder: Path, cell: Tuned) -> Path:
-    """Where the predictions of a fine-tuned cell are kept."""
-    name, task, fraction = cell
-    return folder / f"{quote(name, safe='')}-{task}-{fraction:g}.npy"
-
-
-def tune(cell: Tuned, network: Network, bench: Bench, cfg: DownstreamConfig) -> Prediction:
-    """Fine-tune one cell and keep its predictions; nothing if they are kept already."""
-    name, task, fraction = cell[0], TASKS[cell[1]], cell[2]
-    labelled = bench.split.labels(fraction)
-    path = cell_path(bench.cells, cell)
+def run(each: Training, network: Network, bench: Bench, cfg: DownstreamConfig) -> Prediction:
+    """Train one and keep its predictions; only read them if they are kept already."""
+    task, part = bench.tasks[each.task], bench.split.parts[each.part]
+    rows, test = bench.train_rows(task, part, each.fraction), np.array(part.test_rows, dtype=np.int64)
+    path = each.path(bench.cells)
     if path.exists():
-        return Prediction(np.load(path, allow_pickle=False), len(labelled))
+        return Prediction(np.load(path, allow_pickle=False), len(rows))
+    recipe = task.recipe or cfg.recipe
     pictures = bench.pictures[network.size]
-    values = finetune(
+    name = f"{each.row}, {task.title}, {each.mode}, {each.fraction:.0%} of the labels"
+    model = train(
         network,
         task,
-        train=pictures[labelled],
-        labels=bench.labels[task.name][labelled],
-        test=pictures[bench.test],
-        recipe=cfg.finetune,
+        pictures,
+        rows,
+        bench.labels[task.name][rows],
+        recipe,
+        steps=recipe.length(len(rows), each.fraction),
+        frozen=each.mode == "frozen",
+        seed=cfg.train_seed,
         device=bench.device,
-        name=f"{name}, {task.title}, {fraction:.0%} of the labels",
+        checkpoint=path.with_suffix(".pt"),
+        name=name,
     )
-    values = values.clip(*task.clip)
+    values = model.predict_rows(pictures, test, name)
+    if bench.models:
+        note = {"row": each.row, "mode": each.mode, "fraction": f"{each.fraction:g}"}
+        save_model(each.path(bench.models).with_suffix(".safetensors"), model, bench.crop, note)
     with atomic_write(path) as file:
         np.save(file, values)
-    return Prediction(values, len(labelled))
+    return Prediction(values, len(rows))

@@ -19,11 +19,10 @@ from configs import ConfigError
 from data_prep.beton import Beton, read_labels, read_manifest
 from data_prep.files import atomic_write, write_json
 from downstream import figures
-from downstream.config import ReportConfig, TaskName
+from downstream.config import ReportConfig
 from downstream.examples import faces
 from downstream.results import Metrics, Results, read_curve, read_metrics
 from downstream.tables import Line, heading, lines, number, percent, pretrained_rows, quantity, span
-from downstream.tasks import TASKS
 
 SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 4, 12, 72
 HISTOGRAM_BINS = 16
@@ -72,7 +71,7 @@ def write_report(cfg: ReportConfig) -> Results:
 
 def _render(cfg: ReportConfig, results: Results) -> str:
     metrics = results.metrics
-    frozen = [line for line in lines(metrics, leading_only=True) if line.mode == "frozen"]
+    linear = [line for line in lines(metrics, leading_only=True) if line.mode == "linear"]
     cards = answer(metrics)
     with np.load(Path(cfg.downstream) / "predictions.npz", allow_pickle=False) as archive:
         predictions = dict(archive)
@@ -85,14 +84,15 @@ def _render(cfg: ReportConfig, results: Results) -> str:
         cfg=cfg,
         results=results,
         metrics=metrics,
-        tasks=TASKS,
         zip=zip,
         cards=cards,
         sentence=sentence(cards, metrics),
         leading=_grouped(lines(metrics, leading_only=True)),
         every=_grouped(line for line in lines(metrics, leading_only=False) if "_au" not in line.metric.name),
         baselines=list(dict.fromkeys(c.baseline for c in metrics.comparisons)),
-        efficiency=figures.label_efficiency(metrics, [line for line in frozen if line.task != "identity"]),
+        efficiency=figures.label_efficiency(
+            metrics, [line for line in linear if line.task.name != "recognition"]
+        ),
         pretraining=figures.pretraining(results.pretrain) if results.pretrain else None,
         sheet=_contact_sheet(cfg.pretrain_data) if cfg.pretrain_data else None,
         histogram=figures.face_sizes(results.face_sizes) if results.face_sizes else None,
@@ -108,27 +108,29 @@ def _drawn(
     fraction = min(m.fraction for m in metrics.measurements)
     row = pretrained_rows(metrics)[0]
     drawn: dict[str, Any] = {"fraction": fraction, "faces": [], "shown": [], "plane": None}
-    if f"{row}/landmarks/frozen/{fraction:g}" in predictions:
-        drawn["faces"] = faces(metrics, predictions, "frozen", fraction, cfg.examples)
+    if f"{row}/landmarks/linear/{fraction:g}" in predictions:
+        drawn["faces"] = faces(metrics, predictions, "linear", fraction, cfg.examples)
         drawn["shown"] = [row, *(r.name for r in metrics.rows if r.kind == "random")]
-    if (affect := predictions.get(f"{row}/affect/frozen/1")) is not None:
+    if (affect := predictions.get(f"{row}/affect/linear/1")) is not None:
         labels = read_labels(metrics.data.path).take(predictions["rows"])
-        drawn["plane"] = figures.affect_plane(TASKS["affect"].encode(labels), affect)
+        drawn["plane"] = figures.affect_plane(metrics.task("affect").encode(labels), affect)
     return drawn
 
 
 def _grouped(every: Iterable[Line]) -> list[list[Line]]:
     """Lines of one task, mode and metric together."""
-    return [list(group) for _, group in groupby(every, lambda x: (x.task, x.mode, x.metric.name))]
+    return [
+        list(group) for _, group in groupby(every, lambda x: (x.task.name, x.mode, x.subset, x.metric.name))
+    ]
 
 
 def answer(metrics: Metrics) -> list[Card]:
     """One card for each task with a head, at the smallest share of the labels, frozen features."""
-    smallest: dict[TaskName, Line] = {}
+    smallest: dict[str, Line] = {}
     for line in lines(metrics, leading_only=True):
-        if line.mode == "frozen" and TASKS[line.task].head == "ridge" and line.comparisons:
-            smallest.setdefault(line.task, line)  # lines come from few labels to many
-    return [Card(TASKS[task].title, line, _verdict(line), line.beats_all) for task, line in smallest.items()]
+        if line.mode == "linear" and line.task.name != "recognition" and line.comparisons:
+            smallest.setdefault(line.task.name, line)  # lines come from few labels to many
+    return [Card(line.task.title, line, _verdict(line), line.beats_all) for line in smallest.values()]
 
 
 def _verdict(line: Line) -> str:

@@ -11,11 +11,13 @@ import pydantic
 from configs import Config, ConfigError, config_hash
 from data_prep.beton import read_manifest
 from data_prep.files import sha256_file
-from downstream.config import Checkpoint, DownstreamConfig, Initialisation, Mode, Pixels, TaskName
+from downstream.config import Checkpoint, DownstreamConfig, Initialisation, Mode, Pixels
+from downstream.protocols import Protocol
+from downstream.tasks import AnyTask, Task
 from pretrain import log
 
 # Goes up when the same settings, data and weights would lead to other figures.
-VERSION = 1
+VERSION = 2
 
 
 class Measurement(Config):
@@ -23,12 +25,14 @@ class Measurement(Config):
 
     row: str
     """Name of the initialisation."""
-    task: TaskName
+    task: str
     """Name of the task."""
     mode: Mode
-    """frozen or finetune."""
+    """linear, frozen or finetune."""
     fraction: float
     """Share of the training labels."""
+    subset: str = "all"
+    """Part of the test pictures; all: all of them."""
     metric: str
     """Name of the metric, see docs/downstream.md."""
     unit: Literal["%", "deg", ""]
@@ -44,7 +48,7 @@ class Measurement(Config):
     train_labels: int
     """Labelled pictures that were used; 0 where nothing is trained."""
     alpha: float | None
-    """The ridge penalty that was chosen (frozen only)."""
+    """The ridge penalty that was chosen (linear only)."""
 
 
 class Comparison(Config):
@@ -54,12 +58,14 @@ class Comparison(Config):
     """The pretrained row."""
     baseline: str
     """The row it is compared with."""
-    task: TaskName
+    task: str
     """Name of the task."""
     mode: Mode
-    """frozen or finetune."""
+    """linear, frozen or finetune."""
     fraction: float
     """Share of the training labels."""
+    subset: str = "all"
+    """Part of the test pictures."""
     metric: str
     """Name of the metric."""
     better: Literal["lower", "higher"]
@@ -81,20 +87,24 @@ class Data(Config):
 
     path: str
     """The .beton."""
+    test_path: str | None = None
+    """The second one, that was tested on."""
+    protocol: Protocol
+    """Who was learnt from and who was tested on."""
     sha256: str
-    """Of the .beton."""
+    """Of the .beton, or of the hashes of both."""
     synthetic: bool
     """Whether the faces are rendered."""
     pictures: int
-    """Pictures with all labels."""
+    """Pictures with all labels that are learnt from or tested on."""
     train_pictures: int
     """Pictures of the training people."""
-    train_identities: int
-    """Training people."""
+    train_identities: int | None
+    """Training people; None where the set does not know."""
     test_pictures: int
     """Held-out pictures."""
-    test_identities: int
-    """Held-out people."""
+    test_identities: int | None
+    """Held-out people; None where the set does not know: then the intervals resample pictures."""
     split: str
     """The file that fixes the split and the order of the labels."""
     split_sha256: str
@@ -127,18 +137,20 @@ class Row(Config):
 class Metrics(Config):
     """metrics.json: one evaluation."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     """Of this schema."""
     inputs: str
     """Hash of the config, the data and the weights: an equal one means that nothing has to be done again."""
     data: Data
     """What was evaluated on."""
+    tasks: tuple[AnyTask, ...]
+    """What was predicted, with all settings."""
     rows: tuple[Row, ...]
     """What was compared."""
     bootstrap_samples: int
     """Resamples behind every interval."""
     seeds: dict[str, int]
-    """split, bootstrap and finetune."""
+    """split, bootstrap and train."""
     measurements: tuple[Measurement, ...]
     """Every figure."""
     comparisons: tuple[Comparison, ...]
@@ -148,22 +160,9 @@ class Metrics(Config):
     versions: dict[str, str]
     """Of Python and the libraries."""
 
-    def measurement(self, row: str, task: str, mode: str, fraction: float, metric: str) -> Measurement | None:
-        """The one figure with these coordinates, if it was measured."""
-        key = (row, task, mode, fraction, metric)
-        return next(
-            (m for m in self.measurements if (m.row, m.task, m.mode, m.fraction, m.metric) == key), None
-        )
-
-    def comparison(
-        self, row: str, baseline: str, task: str, mode: str, fraction: float, metric: str
-    ) -> Comparison | None:
-        """The one comparison with these coordinates, if it was made."""
-        key = (row, baseline, task, mode, fraction, metric)
-        return next(
-            (c for c in self.comparisons if (c.row, c.baseline, c.task, c.mode, c.fraction, c.metric) == key),
-            None,
-        )
+    def task(self, name: str) -> Task:
+        """The task of that name."""
+        return next(task for task in self.tasks if task.name == name)
 
 
 class PretrainCurve(Config):
@@ -230,8 +229,8 @@ def read_curve(run: str | Path) -> PretrainCurve:
 
 def inputs_hash(cfg: DownstreamConfig) -> str:
     """Hash of all that decides the figures: settings, data, weights, version; not the device or the place."""
-    parts = [config_hash(cfg, exclude={"output", "device"}), read_manifest(cfg.data).sha256]
-    parts += [str(VERSION)] * (VERSION > 1)  # what was measured before there was a version stays valid
+    parts = [config_hash(cfg, exclude={"output", "device", "memory_gb"}), str(VERSION)]
+    parts += [read_manifest(path).sha256 for path in (cfg.data, cfg.test_data) if path]
     parts += [sha256_file(path) for row in cfg.initialisations if (path := weights(row))]
     return hashlib.sha256("/".join(parts).encode()).hexdigest()[:16]
 
@@ -248,6 +247,6 @@ def finished(cfg: DownstreamConfig) -> bool:
     if not (Path(cfg.output) / "metrics.json").exists():
         return False
     sources = [path for row in cfg.initialisations if (path := weights(row))]
-    if not all(Path(path).exists() for path in (cfg.data, *sources)):
+    if not all(Path(path).exists() for path in (cfg.data, cfg.test_data or cfg.data, *sources)):
         return False
     return read_metrics(cfg.output).inputs == inputs_hash(cfg)

@@ -15,9 +15,12 @@ from downstream import figures
 from downstream.config import Study
 from downstream.results import Metrics, read_curve, read_metrics
 from downstream.tables import Line, heading, lines, number, percent, span
-from downstream.tasks import TASKS
 
-MODES = {"frozen": "Frozen features + ridge", "finetune": "Fine-tuned"}
+MODES = {
+    "linear": "Frozen features + ridge",
+    "frozen": "Trained heads on frozen backbones",
+    "finetune": "Fine-tuned",
+}
 
 
 def write_results_markdown(studies: Sequence[Study], output: str | Path) -> None:
@@ -111,7 +114,7 @@ def _table(metrics: Metrics, table: list[tuple[Line, ...]]) -> Iterator[str]:
         first = same[0]
         unit = first.metric.unit
         arrow = "↓" if first.metric.better == "lower" else "↑"
-        cells = [TASKS[first.task].title, f"{heading(first.metric)} {arrow}", percent(first.fraction)]
+        cells = [first.task.title, f"{heading(first.metric)} {arrow}", percent(first.fraction)]
         for name in names:
             cells.append(" · ".join(number(x.values[name].value, unit) for x in same if name in x.values))
         for name in baselines:

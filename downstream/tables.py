@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
+from typing import get_args
 
-from downstream.config import Mode, TaskName
-from downstream.results import Comparison, Measurement, Metrics
-from downstream.tasks import TASKS, Metric
+from downstream.config import Mode
+from downstream.results import Comparison, Data, Measurement, Metrics
+from downstream.tasks import Metric, Task
 
 
 @dataclass(frozen=True)
@@ -15,17 +17,19 @@ class Line:
     """One metric of one task, mode and label fraction.
 
     Attributes:
-        task: Name of the task.
-        mode: frozen or finetune.
+        task: What is predicted.
+        mode: linear, frozen or finetune.
         fraction: Share of the training labels.
+        subset: Part of the test pictures.
         metric: What is measured.
         values: A measurement for each row of the evaluation that has one.
         comparisons: baseline -> the first pretrained row against it.
     """
 
-    task: TaskName
+    task: Task
     mode: Mode
     fraction: float
+    subset: str
     metric: Metric
     values: dict[str, Measurement]
     comparisons: dict[str, Comparison]
@@ -42,29 +46,39 @@ def pretrained_rows(metrics: Metrics) -> list[str]:
 
 
 def lines(metrics: Metrics, leading_only: bool) -> Iterator[Line]:
-    """Every line, by mode, task, metric, and from few labels to many.
+    """Every line, by mode, task, subset, metric, and from few labels to many.
 
     Args:
         metrics: The evaluation.
-        leading_only: Only the first metric of each task.
+        leading_only: Only the first metric of each task, and all test pictures.
     """
     pretrained = pretrained_rows(metrics)[:1]
-    for mode in ("frozen", "finetune"):
-        cells = {(m.task, m.fraction) for m in metrics.measurements if m.mode == mode}
-        for task in TASKS.values():
-            fractions = sorted(fraction for name, fraction in cells if name == task.name)
-            for metric in task.metrics[:1] if leading_only else task.metrics:
-                for fraction in fractions:
-                    key = (task.name, mode, fraction, metric.name)
-                    values = {m.row: m for m in metrics.measurements if _key(m) == key}
-                    comparisons = {
-                        c.baseline: c for c in metrics.comparisons if _key(c) == key and c.row in pretrained
-                    }
-                    yield Line(task.name, mode, fraction, metric, values, comparisons)
+    values: dict[_Key, dict[str, Measurement]] = {}
+    for m in metrics.measurements:
+        values.setdefault(_key(m), {})[m.row] = m
+    comparisons: dict[_Key, dict[str, Comparison]] = {}
+    for c in metrics.comparisons:
+        if c.row in pretrained:
+            comparisons.setdefault(_key(c), {})[c.baseline] = c
+    fractions = sorted({m.fraction for m in metrics.measurements})
+    subsets = list(dict.fromkeys(m.subset for m in metrics.measurements))
+    for mode in get_args(Mode):
+        for task in metrics.tasks:
+            kinds = task.metrics[:1] if leading_only else task.metrics
+            for subset, metric, fraction in product(
+                subsets[:1] if leading_only else subsets, kinds, fractions
+            ):
+                key = (task.name, mode, fraction, subset, metric.name)
+                if key in values:
+                    compared = comparisons.get(key, {})
+                    yield Line(task, mode, fraction, subset, metric, values[key], compared)
 
 
-def _key(figure: Measurement | Comparison) -> tuple[str, str, float, str]:
-    return figure.task, figure.mode, figure.fraction, figure.metric
+_Key = tuple[str, str, float, str, str]
+
+
+def _key(figure: Measurement | Comparison) -> _Key:
+    return figure.task, figure.mode, figure.fraction, figure.subset, figure.metric
 
 
 def number(value: float, unit: str, sign: bool = False) -> str:
@@ -85,6 +99,13 @@ def span(low: float, high: float, unit: str) -> str:
     return f"[{number(low, unit)}, {number(high, unit)}]"
 
 
+def held_out(data: Data) -> str:
+    """What is resampled: 100 held-out people."""
+    if data.test_identities is None:
+        return f"{data.test_pictures} test pictures"
+    return f"{data.test_identities} held-out people"
+
+
 def heading(metric: Metric) -> str:
     """Title and unit of a metric."""
     return metric.title + {"%": " (%)", "deg": " (°)", "": ""}[metric.unit]
@@ -103,7 +124,7 @@ def terminal_table(metrics: Metrics) -> str:
     body = []
     for line in lines(metrics, leading_only=True):
         unit = line.metric.unit
-        cells = [TASKS[line.task].title, heading(line.metric), line.mode, percent(line.fraction)]
+        cells = [line.task.title, heading(line.metric), line.mode, percent(line.fraction)]
         cells += [number(line.values[name].value, unit) if name in line.values else "" for name in names]
         for name in baselines:
             compared = line.comparisons.get(name)
@@ -113,7 +134,7 @@ def terminal_table(metrics: Metrics) -> str:
     widths = [max(len(row[i]) for row in [header, *body]) for i in range(len(header))]
     rule = ["-" * width for width in widths]
     rows = ["  ".join(_pad(row, widths)) for row in [header, rule, *body]]
-    note = f"* the 95 % interval over {metrics.data.test_identities} held-out people leaves out zero"
+    note = f"* the 95 % interval over {held_out(metrics.data)} leaves out zero"
     return "\n".join([*rows, note + ("; synthetic faces" if metrics.data.synthetic else "")])
 
 

@@ -1,65 +1,302 @@
-"""68 facial landmarks in the iBUG order, in crop pixels; normalised mean error (NME).
+"""Facial landmarks in crop pixels: normalised mean error (NME), failure rate, area under the error's distribution.
 
-NME = 1/68 * sum_k |p_k - t_k| / d, in %, for two normalisers d: the distance of the outer eye corners (iBUG
-points 36 and 45, as in 300-W, Sagonas et al. 2013) and, because that distance collapses on profiles,
-sqrt(w*h) of the box around the true points (Zhu et al. 2016, AFLW2000-3D).
+NME = 1/K * sum_k |p_k - t_k| / d, in %, over the points that are known. The normaliser d is a choice of the data set:
+
+    eye_corners    distance of the outer eye corners: 300-W (Sagonas et al. 2013), COFW, WFLW
+    pupils         distance of the pupils; of 68 points, of the middles of the six points of each eye
+    points_box     sqrt(w h) of the box around the true points: AFLW2000-3D (Zhu et al. 2016); it does not collapse on
+                   profiles, and is reported besides in every case
+    face_box       sqrt(w h) of the annotated box of the face: AFLW
+    face_diagonal  sqrt(w^2 + h^2) of that box: AFLW, as others print it; for square boxes smaller by sqrt(2)
+
+The failure rate is the share of pictures whose NME is larger than ``threshold``. AUC is the area under the share of
+pictures with an error of at most x, for x from 0 to the threshold, over the threshold: Simpson's rule at steps of
+1e-4, as it is published, which is a mean over pictures too.
+
+The head is ours, for the main text of Bulat et al. was not at hand: heat maps (one a point) from all four stages of
+the backbone, each brought to 256 channels by a 1 x 1 convolution, enlarged and summed from the last to the first;
+squared error against Gaussians (their supplement), read off at the maximum.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Literal
+
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+from scipy.integrate import simpson
+from torch import Tensor, nn
+from torch.nn import functional
 
 from configs import ConfigError
+from downstream import drawing
+from downstream.heads import Head
 from downstream.tasks.mirror import MIRRORS
-from downstream.tasks.task import SIDE, Array, Metric, Task, matrix
+from downstream.tasks.task import SIDE, Array, Metric, Task, back_to_source, matrix, points_moved
 
-MIRROR = MIRRORS[68]
+EYE_CORNERS: Mapping[int, tuple[int, int]] = {29: (8, 9), 68: (36, 45), 98: (60, 72)}
+"""Points -> the outer corners of the eyes."""
+PUPILS: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    29: ((16,), (17,)),
+    68: (tuple(range(36, 42)), tuple(range(42, 48))),
+    98: ((96,), (97,)),
+}
+"""Points -> those whose middle is taken for each pupil."""
+STEP = 1e-4
+"""Of the thresholds at which the errors' distribution is summed up."""
 
 
-def encode(table: pa.Table) -> Array:
-    """(N, 136): x0, y0, x1, y1, ... in crop pixels."""
-    return matrix(table, "landmarks68")
+class Landmarks(Task):
+    """19 (AFLW), 29 (COFW), 68 (iBUG) or 98 (WFLW) points."""
 
+    name: Literal["landmarks"] = "landmarks"
+    points: Literal[19, 29, 68, 98] = 68
+    """How many; the column is landmarks68 for 68."""
+    normaliser: Literal["eye_corners", "pupils", "points_box", "face_box", "face_diagonal"] = "eye_corners"
+    """What the error is divided by."""
+    threshold: float = Field(default=0.1, gt=0, le=1)
+    """NME above which a picture has failed, and up to which the area is taken: 0.08 or 0.1 (300W, COFW, WFLW), 0.07
+    (AFLW)."""
+    head_kind: Literal["heatmap", "linear"] = "heatmap"
+    """heatmap: from all stages of the backbone. linear: coordinates from the pooled features."""
+    channels: int = Field(default=256, ge=1)
+    """Of the heat-map head."""
+    stride: Literal[1, 2, 4] = 4
+    """Network pixels a pixel of the heat maps: 4 makes 64 x 64 of 256 x 256."""
+    sigma: float = Field(default=1.0, gt=0)
+    """Of the Gaussians, in pixels of the heat maps: 1 (300W) or 1.5 (COFW, AFLW, WFLW) in HRNet's settings."""
+    decode: Literal["quarter", "mean"] = "mean"
+    """Where the maximum of a heat map is. quarter: a quarter of a pixel towards the larger neighbour, as HRNet. mean:
+    the mean of the 5 x 5 pixels about it, weighted by their values: finer on small maps."""
 
-def statistics(prediction: Array, truth: Array) -> Array:
-    """(N, 136), (N, 136) -> (N, 2): a picture's NME by eye corners and by box, in %."""
-    p, t = prediction.reshape(-1, 68, 2), truth.reshape(-1, 68, 2)
-    error = np.linalg.norm(p - t, axis=-1).mean(axis=-1)
-    eyes = np.linalg.norm(t[:, 36] - t[:, 45], axis=-1)
-    box = np.sqrt(np.prod(t.max(axis=1) - t.min(axis=1), axis=-1))
-    if eyes.min() == 0 or box.min() == 0:
-        bad = int(np.argmin(np.minimum(eyes, box)))
-        raise ConfigError(
-            f"landmarks68: test picture {bad} has both eye corners in one point; mend its labels"
+    @property
+    def title(self) -> str:
+        """68 landmarks."""
+        return f"{self.points} landmarks"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The points, and the box where it is the normaliser."""
+        box = ("box",) if self.normaliser.startswith("face_") else ()
+        return (f"landmarks{self.points}", *box)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """NME by the normaliser and by the points' box, failures, area."""
+        said = self.normaliser.replace("_", " ").removeprefix("points ")
+        limit = f"{100 * self.threshold:g} %"
+        return (
+            Metric("nme", f"NME, {said}", "%", "lower"),
+            Metric("nme_box", "NME, box", "%", "lower"),
+            Metric("failures", f"Failures above {limit}", "%", "lower"),
+            Metric("auc", f"AUC up to {limit}", "%", "higher"),
         )
-    return 100 * np.stack([error / eyes, error / box], axis=-1)
+
+    def encode(self, table: pa.Table) -> Array:
+        """(N, 2 K): x0, y0, x1, y1, ... in crop pixels; (N, 2 K + 4) with the box."""
+        return np.concatenate([matrix(table, column) for column in self.columns], axis=1)
+
+    def usable(self, labels: Array) -> NDArray[np.bool_]:
+        """Pictures of which a point and the normaliser are known."""
+        known: NDArray[np.bool_] = np.isfinite(self._known(labels)).any(axis=(1, 2)) & np.isfinite(
+            self._scale(labels)
+        )
+        return known
+
+    def targets(self, labels: Array) -> Array:
+        """The points."""
+        return labels[:, : 2 * self.points]
+
+    def statistics(self, prediction: Array, truth: Array) -> Array:
+        """(N, 2 K), (N, D) -> (N, 4), in %: a picture's NME by the normaliser and by box, whether it failed, its part
+        of the area.
+        """
+        error = np.linalg.norm(self._points(prediction) - self._known(truth), axis=-1)
+        mean = np.nanmean(error, axis=-1)
+        scale, box = self._scale(truth), _box(self._known(truth))
+        if min(scale.min(), box.min()) <= 0:
+            bad = int(np.argmin(np.minimum(scale, box)))
+            raise ConfigError(
+                f"landmarks{self.points}: test picture {bad} has both {self.normaliser.replace('_', ' ')} in one "
+                "point; mend its labels"
+            )
+        nme = mean / scale
+        return 100 * np.stack([nme, mean / box, nme > self.threshold, area(nme, self.threshold)], axis=-1)
+
+    def move(self, labels: Array, affine: Array, flipped: NDArray[np.bool_]) -> Array:
+        """Mirror (points change their names too), then map by the affine; the box, a length, stays."""
+        points = self._known(labels)
+        mirrored = points[:, MIRRORS[self.points]] * [-1, 1] + [SIDE, 0]
+        points = points_moved(np.where(flipped[:, None, None], mirrored, points), affine)
+        return np.concatenate([points.reshape(len(labels), -1), labels[:, 2 * self.points :]], axis=1)
+
+    def head(self, widths: Sequence[int], labels: Array) -> Head:
+        """Heat maps, or one linear layer."""
+        if self.head_kind == "linear":
+            return super().head(widths, labels)
+        return HeatmapHead(widths, self)
+
+    def draw(self, picture: Image.Image, prediction: Array, truth: Array | None = None) -> Image.Image:
+        """Dots."""
+        known = None if truth is None else self._known(truth[None])[0]
+        return drawing.points(picture, prediction.reshape(-1, 2), known)
+
+    def describe(self, prediction: Array, affine: Array) -> dict[str, Any]:
+        """X and y of each point in the source picture."""
+        points = points_moved(self._points(prediction[None]), back_to_source(affine)[None])[0]
+        return {"landmarks": points.round(2).tolist()}
+
+    def _points(self, flat: Array) -> Array:
+        return flat.reshape(len(flat), -1, 2)
+
+    def _known(self, labels: Array) -> Array:
+        """(N, K, 2) without the box."""
+        return self._points(labels[:, : 2 * self.points])
+
+    def _scale(self, labels: Array) -> Array:
+        """(N,) the normaliser in crop pixels."""
+        points = self._known(labels)
+        if self.normaliser == "points_box":
+            return _box(points)
+        if self.normaliser.startswith("face_"):
+            width, height = (labels[:, -2:] - labels[:, -4:-2]).T
+            diagonal = self.normaliser == "face_diagonal"
+            scale = np.hypot(width, height) if diagonal else np.sqrt(np.maximum(width * height, 0))
+            return np.asarray(scale, np.float64)
+        table: Mapping[int, Any] = EYE_CORNERS if self.normaliser == "eye_corners" else PUPILS
+        if self.points not in table:
+            raise ConfigError(
+                f"tasks: landmarks: {self.points} points have no {self.normaliser}; use another normaliser"
+            )
+        left, right = (points[:, np.atleast_1d(side)].mean(axis=1) for side in table[self.points])
+        return np.asarray(np.linalg.norm(left - right, axis=-1), np.float64)
 
 
-def reduce(means: Array) -> Array:
-    """The mean over pictures is the metric."""
-    return means
+def _box(points: Array) -> Array:
+    """(N, K, 2) -> (N,) sqrt(w h) of what is known."""
+    with np.errstate(invalid="ignore"):
+        sides = np.nanmax(points, axis=1) - np.nanmin(points, axis=1)
+    return np.asarray(np.sqrt(np.prod(sides, axis=-1)), np.float64)
 
 
-def move(truth: Array, affine: Array, flipped: NDArray[np.bool_]) -> Array:
-    """Mirror (points change their names too), then map by the affine."""
-    points = truth.reshape(-1, 68, 2)
-    mirrored = points[:, MIRROR] * [-1, 1] + [SIDE, 0]
-    points = np.where(flipped[:, None, None], mirrored, points)
-    return (points @ affine[:, :, :2].transpose(0, 2, 1) + affine[:, None, :, 2]).reshape(-1, 136)
+def area(nme: Array, threshold: float) -> Array:
+    """(N,) errors -> (N,) what each adds to the area under the share of errors <= x up to threshold, over threshold.
+
+    The mean over pictures is Simpson's rule on that share at x = 0, 1e-4, 2e-4, ...
+    """
+    steps, rest = _simpson(threshold)
+    return np.asarray(rest[np.searchsorted(steps, nme)], np.float64)
 
 
-LANDMARKS = Task(
-    name="landmarks",
-    title="68 landmarks",
-    columns=("landmarks68",),
-    encode=encode,
-    statistics=statistics,
-    reduce=reduce,
-    move=move,
-    metrics=(
-        Metric("nme", "NME, eye corners", "%", "lower"),
-        Metric("nme_box", "NME, box", "%", "lower"),
-    ),
-)
+@cache
+def _simpson(threshold: float) -> tuple[Array, Array]:
+    """The steps x_j, and for j the sum of Simpson's weights from x_j on, over the threshold; 0 behind the last."""
+    steps = np.arange(0, threshold + STEP, STEP)
+    weights = simpson(np.eye(len(steps)), x=steps, axis=1)
+    return steps, np.append(np.cumsum(weights[::-1])[::-1], 0) / threshold
+
+
+class HeatmapHead(Head):
+    """One map a point, from all stages.
+
+    Args:
+        widths: Channels of the stages.
+        task: Its settings.
+    """
+
+    def __init__(self, widths: Sequence[int], task: Landmarks) -> None:
+        super().__init__()
+        self.task = task
+        self.sides = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, task.channels, 1, bias=False), nn.BatchNorm2d(task.channels), nn.ReLU()
+            )
+            for width in widths
+        )
+        self.smooth = nn.Sequential(
+            nn.Conv2d(task.channels, task.channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(task.channels),
+            nn.ReLU(),
+        )
+        self.maps = nn.Conv2d(task.channels, task.points, 1)
+        nn.init.normal_(self.maps.weight, std=0.001)
+        assert self.maps.bias is not None
+        nn.init.zeros_(self.maps.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """(B, K, h, w) heat maps."""
+        x = self.sides[-1](maps[-1])
+        for side, stage in zip(reversed(self.sides[:-1]), reversed(maps[:-1]), strict=True):
+            x = side(stage) + _enlarged(x, stage.shape[-2:])
+        if self.task.stride < 4:
+            x = _enlarged(x, [4 // self.task.stride * n for n in x.shape[-2:]])
+        heat: Tensor = self.maps(self.smooth(x))
+        return heat
+
+    def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
+        """Squared error against a Gaussian of height 1 at each point; sum over a map, mean over the known points."""
+        points = truth[:, : 2 * self.task.points].reshape(len(truth), -1, 2)
+        height, width = outputs.shape[-2:]
+        x, y = (points * points.new_tensor([width / SIDE, height / SIDE])).unbind(-1)
+        across, down = (torch.arange(n, device=points.device) + 0.5 for n in (width, height))
+        bell = -0.5 / self.task.sigma**2
+        wanted = torch.exp(bell * (across - x[..., None]) ** 2)[..., None, :]
+        wanted = wanted * torch.exp(bell * (down - y[..., None]) ** 2)[..., None]
+        known = ~wanted.isnan()
+        error = ((outputs - torch.where(known, wanted, outputs.detach())) ** 2).sum(dim=(2, 3))
+        return error.sum() / known[..., 0, 0].sum().clamp(min=1)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """(B, 2 K) in crop pixels."""
+        height, width = outputs.shape[-2:]
+        read = _quarter if self.task.decode == "quarter" else _mean
+        points = read(outputs) * outputs.new_tensor([SIDE / width, SIDE / height])
+        return points.flatten(1)
+
+
+def _enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
+    return functional.interpolate(x, size=list(size), mode="bilinear", align_corners=False)
+
+
+def _peak(heat: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, K, h, w) -> (B, K) column and row of the largest value."""
+    at = heat.flatten(2).argmax(dim=2)
+    return at % heat.shape[-1], at // heat.shape[-1]
+
+
+def _quarter(heat: Tensor) -> Tensor:
+    """(B, K, 2) x and y in map pixels; a pixel's middle is at .5."""
+    column, row = _peak(heat)
+    padded = functional.pad(heat, (1, 1, 1, 1), mode="replicate")
+    wide = padded.shape[-1]
+    flat = padded.flatten(2)
+
+    def value(dx: int, dy: int) -> Tensor:
+        at = (row + 1 + dy) * wide + column + 1 + dx
+        return flat.gather(2, at[..., None])[..., 0]
+
+    dx = torch.sign(value(1, 0) - value(-1, 0)) / 4
+    dy = torch.sign(value(0, 1) - value(0, -1)) / 4
+    return torch.stack([column + 0.5 + dx, row + 0.5 + dy], dim=-1)
+
+
+def _mean(heat: Tensor) -> Tensor:
+    """(B, K, 2) x and y in map pixels; a pixel's middle is at .5."""
+    column, row = _peak(heat)
+    reach = 2
+    padded = functional.pad(heat.clamp(min=0), (reach,) * 4)  # nothing lies outside
+    wide = padded.shape[-1]
+    offsets = torch.arange(-reach, reach + 1, device=heat.device)
+    dy, dx = (grid.flatten() for grid in torch.meshgrid(offsets, offsets, indexing="ij"))
+    at = (row[..., None] + reach + dy) * wide + column[..., None] + reach + dx
+    weight = padded.flatten(2).gather(2, at)
+    total = weight.sum(dim=2, keepdim=True)
+    weight = torch.where(total > 0, weight, 1) / torch.where(total > 0, total, weight.shape[2])
+    x, y = (weight * dx).sum(dim=2), (weight * dy).sum(dim=2)
+    return torch.stack([column + 0.5 + x, row + 0.5 + y], dim=-1)

@@ -2,27 +2,80 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from downstream.tasks.task import Array, Metric, Task, matrix
+from downstream import drawing
+from downstream.tasks.task import SIDE, Array, Metric, Task, back_to_source, matrix
 
 
-def encode(table: pa.Table) -> Array:
-    """(N, 3): yaw, pitch, roll in degrees."""
-    return matrix(table, "pose")
+class Pose(Task):
+    """Where the head points to."""
+
+    name: Literal["pose"] = "pose"
+
+    @property
+    def title(self) -> str:
+        """Head pose."""
+        return "Head pose"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Three angles."""
+        return ("pose",)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Mean of the three, then yaw, pitch, roll."""
+        return (
+            Metric("mae", "MAE", "deg", "lower"),
+            Metric("mae_yaw", "MAE yaw", "deg", "lower"),
+            Metric("mae_pitch", "MAE pitch", "deg", "lower"),
+            Metric("mae_roll", "MAE roll", "deg", "lower"),
+        )
+
+    def encode(self, table: pa.Table) -> Array:
+        """(N, 3): yaw, pitch, roll in degrees."""
+        return matrix(table, "pose")
+
+    def statistics(self, prediction: Array, truth: Array) -> Array:
+        """(N, 3), (N, 3) -> (N, 3): absolute errors in degrees, the shorter way round the circle."""
+        return np.abs((prediction - truth + 180) % 360 - 180)
+
+    def reduce(self, means: Array) -> Array:
+        """Mean of the three, then yaw, pitch, roll."""
+        return np.concatenate([means.mean(axis=-1, keepdims=True), means], axis=-1)
+
+    def move(self, labels: Array, affine: Array, flipped: NDArray[np.bool_]) -> Array:
+        """The mirror image turns and tilts the other way; turning the picture turns the head about the view axis."""
+        mirrored = np.where(flipped[:, None], labels * [-1, 1, -1], labels)
+        clockwise = np.arctan2(affine[:, 1, 0], affine[:, 0, 0])  # y points down in the crop
+        turned = Rotation.from_euler("Z", -clockwise[:, None]) * head_rotation(mirrored)
+        return np.asarray(turned.as_euler("YXZ", degrees=True)) * [1, -1, -1]
+
+    def draw(self, picture: Image.Image, prediction: Array, truth: Array | None = None) -> Image.Image:
+        """The head's axes from the middle of the crop."""
+        known = None if truth is None else head_axes(truth)
+        return drawing.axes(picture, (SIDE / 2, SIDE / 2), head_axes(prediction), known)
+
+    def describe(self, prediction: Array, affine: Array) -> dict[str, Any]:
+        """Degrees; the crop may be turned against the picture."""
+        back = back_to_source(affine)[None]
+        pose = self.move(prediction[None], back, np.array([False]))[0]
+        return {name: round(float(x), 2) for name, x in zip(("yaw", "pitch", "roll"), pose, strict=True)}
 
 
-def statistics(prediction: Array, truth: Array) -> Array:
-    """(N, 3), (N, 3) -> (N, 3): absolute errors in degrees, the shorter way round the circle."""
-    return np.abs((prediction - truth + 180) % 360 - 180)
-
-
-def reduce(means: Array) -> Array:
-    """Mean of the three, then yaw, pitch, roll."""
-    return np.concatenate([means.mean(axis=-1, keepdims=True), means], axis=-1)
+def head_axes(pose: Array) -> Array:
+    """(3,) yaw, pitch, roll in degrees -> (3, 2) where the head's axes (to its left, up, ahead) point in the picture,
+    each of length 1 when seen from the side.
+    """
+    turned = head_rotation(pose).as_matrix()
+    return np.stack([turned[0], -turned[1]], axis=1)
 
 
 def head_rotation(pose: Array) -> Rotation:
@@ -30,28 +83,3 @@ def head_rotation(pose: Array) -> Rotation:
     yaw > 0 turns the nose to the picture's right, pitch > 0 lifts it, roll > 0 tilts the head clockwise.
     """
     return Rotation.from_euler("YXZ", pose * [1, -1, -1], degrees=True)
-
-
-def move(truth: Array, affine: Array, flipped: NDArray[np.bool_]) -> Array:
-    """The mirror image turns and tilts the other way; turning the picture turns the head about the view axis."""
-    mirrored = np.where(flipped[:, None], truth * [-1, 1, -1], truth)
-    clockwise = np.arctan2(affine[:, 1, 0], affine[:, 0, 0])  # y points down in the crop
-    turned = Rotation.from_euler("Z", -clockwise[:, None]) * head_rotation(mirrored)
-    return np.asarray(turned.as_euler("YXZ", degrees=True)) * [1, -1, -1]
-
-
-POSE = Task(
-    name="pose",
-    title="Head pose",
-    columns=("pose",),
-    encode=encode,
-    statistics=statistics,
-    reduce=reduce,
-    move=move,
-    metrics=(
-        Metric("mae", "MAE", "deg", "lower"),
-        Metric("mae_yaw", "MAE yaw", "deg", "lower"),
-        Metric("mae_pitch", "MAE pitch", "deg", "lower"),
-        Metric("mae_roll", "MAE roll", "deg", "lower"),
-    ),
-)

@@ -1,4 +1,4 @@
-"""What a task is: labels from the table, statistics a picture, and metrics that are functions of their means.
+"""What a task is: labels from the table, a head, statistics a picture, and metrics that are functions of their means.
 
 Every metric used here (NME, MAE, CCC, ICC(3,1), ...) can be written as a function of *means over pictures* of a
 few statistics: CCC for example needs the means of p, t, p^2, t^2 and p*t. Said once in this form, the metric of
@@ -8,15 +8,19 @@ product and the interval belongs to exactly the metric that is reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 
-from downstream.config import TaskName
+from configs import Config, ConfigError
+from downstream.heads import Head, LinearHead
+from downstream.recipe import Recipe
 
 Array = NDArray[np.float64]
 
@@ -41,52 +45,147 @@ class Metric:
     better: Literal["lower", "higher"]
 
 
-def no_move(truth: Array, _affine: Array, _flipped: NDArray[np.bool_]) -> Array:
-    """Labels that neither a similarity of the picture nor its mirror image alters."""
-    return truth
+class Task(Config, ABC):
+    """One thing to read off a face: its settings, and what follows from them.
 
-
-@dataclass(frozen=True)
-class Task:
-    """One thing to read off a face.
-
-    Attributes:
-        name: Key in configs and metrics.json.
-        title: Heading in tables.
-        columns: The columns of set.parquet that hold its labels.
-        encode: table -> (N, D) labels, in the unit of the metrics.
-        clip: The range of a label; predictions are clipped into it.
-        statistics: (N, D) predictions, (N, D) labels -> (N, S) statistics a picture.
-        reduce: (..., S) means of the statistics -> (..., M) metrics.
-        metrics: The M metrics; the first one leads.
-        head: "ridge": a linear head is fitted. "none": the features themselves are the prediction.
-        move: How labels follow the augmentation: labels (N, D), affine (N, 2, 3) from old to new crop pixels
-            (applied after the mirroring), flipped (N,) -> labels (N, D).
+    A task is a file in ``downstream/tasks`` with a subclass whose ``name`` is a Literal; docs/extending.md adds one.
     """
 
-    name: TaskName
-    title: str
-    columns: tuple[str, ...]
-    encode: Callable[[pa.Table], Array]
-    statistics: Callable[[Array, Array], Array]
-    reduce: Callable[[Array], Array]
-    metrics: tuple[Metric, ...]
-    clip: tuple[float, float] = (-np.inf, np.inf)
-    head: Literal["ridge", "none"] = "ridge"
-    move: Callable[[Array, Array, NDArray[np.bool_]], Array] = no_move
+    name: str
+    """Which task."""
+    recipe: Recipe | None = None
+    """How it is trained; null: as the run says."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """Heading in tables."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """The columns of set.parquet that hold its labels."""
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """The M metrics; the first one leads."""
+
+    @abstractmethod
+    def encode(self, table: pa.Table) -> Array:
+        """The (N, D) labels, in the unit of the metrics, NaN where unknown."""
+
+    @abstractmethod
+    def statistics(self, prediction: Array, truth: Array) -> Array:
+        """(N, P) predictions and (N, D) labels -> (N, S) statistics a picture."""
+
+    def reduce(self, means: Array) -> Array:
+        """(..., S) means of the statistics -> (..., M) metrics; by default the means are the metrics."""
+        return means
+
+    def usable(self, labels: Array) -> NDArray[np.bool_]:
+        """(N,) which pictures can be learnt from and tested on: by default those of which everything is known."""
+        return np.asarray(~np.isnan(labels).any(axis=1))
+
+    def check(self, labels: Array) -> None:
+        """Refuse (N, D) test labels on which a metric is undefined.
+
+        Raises:
+            ConfigError: naming the label.
+        """
+
+    def targets(self, labels: Array) -> Array:
+        """The (N, P) values that a regression predicts; by default the labels."""
+        return labels
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The range of the labels, into which predictions are clipped."""
+        return -np.inf, np.inf
+
+    def clip(self, prediction: Array) -> Array:
+        """(N, P) predictions of a regression, within the range of the labels."""
+        return prediction.clip(*self.bounds)
+
+    def move(self, labels: Array, _affine: Array, _flipped: NDArray[np.bool_]) -> Array:
+        """How labels (N, D) follow the augmentation; by default not at all.
+
+        Args:
+            labels: Of the pictures as they were.
+            _affine: (N, 2, 3) from old to new crop pixels, applied after the mirroring.
+            _flipped: (N,) which pictures are mirrored.
+        """
+        return labels
+
+    def head(self, widths: Sequence[int], labels: Array) -> Head:
+        """What is trained on a backbone whose stages have ``widths`` channels, given (N, D) training labels."""
+        return LinearHead(widths[-1], self.targets(labels), *self.bounds)
+
+    def draw(self, picture: Image.Image, _prediction: Array, _truth: Array | None = None) -> Image.Image:
+        """The crop with (P,) predictions, and (D,) labels where they are known, drawn over or beside it."""
+        return picture
+
+    def describe(self, prediction: Array, _affine: Array) -> dict[str, Any]:
+        """What (P,) predictions say, as JSON; what is in pixels, in those of the source picture.
+
+        Args:
+            prediction: In crop pixels where in pixels.
+            _affine: (2, 3) from source to crop pixels.
+        """
+        return {"values": [round(float(value), 4) for value in prediction]}
 
     def evaluate(self, prediction: Array, truth: Array) -> dict[str, float]:
-        """The metrics of (N, D) predictions against (N, D) labels."""
+        """The metrics of (N, P) predictions against (N, D) labels.
+
+        Raises:
+            ConfigError: there are no pictures, a prediction is not finite, or a metric is undefined on these labels.
+        """
+        if not len(truth):
+            raise ConfigError(f"{self.name}: there is no picture to test on")
+        if not np.isfinite(prediction).all():
+            raise ConfigError(
+                f"{self.name}: {np.isnan(prediction).sum()} predictions are not numbers; lower the learning rate"
+            )
+        self.check(truth)
         values = self.reduce(self.statistics(prediction, truth).mean(axis=0))
         return {metric.name: float(value) for metric, value in zip(self.metrics, values, strict=True)}
 
 
 def matrix(table: pa.Table, column: str) -> Array:
-    """A column of numbers, or of lists of one length, as (N, D)."""
+    """A column of numbers, or of lists of one length, as (N, D); NaN where there is none."""
     values = table.column(column).combine_chunks()
     if pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type):
-        return np.stack([np.asarray(row, dtype=np.float64) for row in values.to_pylist()])
-    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)[:, None]
+        rows = values.to_pylist()
+        length = next((len(row) for row in rows if row is not None), 0)
+        empty = [None] * length
+        return np.array([empty if row is None else row for row in rows], dtype=np.float64).reshape(-1, length)
+    return np.asarray(values.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)[:, None]
+
+
+def points_moved(points: Array, affine: Array) -> Array:
+    """(N, K, 2) points under (N, 2, 3) affines."""
+    return points @ affine[:, :, :2].transpose(0, 2, 1) + affine[:, None, :, 2]
+
+
+def back_to_source(affine: Array) -> Array:
+    """(2, 3) source to crop -> (2, 3) crop to source."""
+    square = np.vstack([affine.reshape(2, 3), [0, 0, 1]])
+    return np.asarray(np.linalg.inv(square)[:2], np.float64)
+
+
+def refuse_constant(task: str, names: Sequence[str], labels: Array) -> None:
+    """A correlation with labels that never change is undefined: say so, instead of NaN.
+
+    Raises:
+        ConfigError: a column of (N, D) labels has fewer than two different values.
+    """
+    for name, column in zip(names, labels.T, strict=True):
+        known = column[~np.isnan(column)]
+        if not len(known) or np.ptp(known) == 0:
+            raise ConfigError(
+                f"tasks: {task} has the same label '{name}' on every test picture, or none; "
+                "take the task out or use more test people"
+            )
 
 
 def moments(prediction: Array, truth: Array) -> Array:

@@ -17,7 +17,7 @@ from configs import ConfigError
 from data_prep.stage import parse_part
 from downstream.config import DownstreamConfig
 from downstream.evaluate import cells_finished, evaluate, keep_cells
-from downstream.matrix import tuned_cells
+from downstream.matrix import Training, trainings
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,10 +46,11 @@ def _config(faces: Path, backbone: Path, output: Path, **changes: object) -> Dow
             {"kind": "random", "name": "random", "like": str(backbone), "seed": 0, "calibrate": True},
             {"kind": "pixels", "name": "pixels", "size": 4},
         ],
-        "tasks": ["pose", "identity"],
+        "tasks": ["pose", "affect"],
         "fractions": [1.0, 0.5],
-        "modes": ["frozen", "finetune"],
-        "finetune": {"steps": 2, "batch_size": 8},
+        "modes": ["linear", "finetune"],
+        "trained": [{"task": "pose", "fraction": 1.0}, {"task": "pose", "fraction": 0.5}],
+        "recipe": {"steps": 2, "batch_size": 8},
         "bootstrap": {"samples": 100},
         "device": "cpu",
     } | changes
@@ -83,7 +84,7 @@ def test_parts_give_the_figures_of_a_run_without_them(faces: Path, backbone: Pat
     for process, count in zip(parts, (2, 1), strict=True):
         output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
-        assert output == f"{count} cells fine-tuned for {cfg.output}\n"
+        assert output == f"{count} cells trained for {cfg.output}\n"
     assert len(_kept(cfg)) == 3
     assert {path.name for path in Path(cfg.output).iterdir()} == {"cells"}
     assert not cells_finished(cfg)
@@ -110,7 +111,7 @@ def test_parts_give_the_figures_of_a_run_without_them(faces: Path, backbone: Pat
 
 
 def test_cells_of_other_settings_stay(faces: Path, backbone: Path, tmp_path: Path) -> None:
-    changes: dict[str, object] = {"tasks": ["pose"], "fractions": [0.5]}
+    changes: dict[str, object] = {"tasks": ["pose"], "fractions": [0.5], "trained": []}
     cfg = _config(faces, backbone, tmp_path / "run", **changes)
     other = _config(faces, backbone, tmp_path / "run", **changes, bootstrap={"samples": 101})
     assert keep_cells(other, parse_part("0/2")) == 1
@@ -121,16 +122,25 @@ def test_cells_of_other_settings_stay(faces: Path, backbone: Path, tmp_path: Pat
 
 def test_the_order_of_the_cells_is_that_of_the_config(faces: Path, backbone: Path) -> None:
     cfg = _config(faces, backbone, Path("unused"))
-    cells = tuned_cells(cfg)
+    cells = trainings(cfg, 1)
     assert cells == [
-        ("pretrained", "pose", 1.0),
-        ("pretrained", "pose", 0.5),
-        ("random", "pose", 1.0),
-        ("random", "pose", 0.5),
-    ], "neither pixels nor identity are fine-tuned"
-    assert sorted(cell for part in range(3) for cell in cells[parse_part(f"{part}/3")]) == sorted(cells)
-    some = _config(faces, backbone, Path("unused"), finetune={"runs": [{"task": "pose", "fraction": 0.5}]})
-    assert tuned_cells(some) == [("pretrained", "pose", 0.5), ("random", "pose", 0.5)]
+        Training("pretrained", "pose", "finetune", 1.0, 0),
+        Training("pretrained", "pose", "finetune", 0.5, 0),
+        Training("random", "pose", "finetune", 1.0, 0),
+        Training("random", "pose", "finetune", 0.5, 0),
+    ], "pixels are not trained, nor what 'trained' leaves out"
+    assert sorted(map(str, (c for part in range(3) for c in cells[parse_part(f"{part}/3")]))) == sorted(
+        map(str, cells)
+    )
+    every = _config(
+        faces, backbone, Path("unused"), trained=[], tasks=["pose", "recognition"], modes=["frozen"]
+    )
+    assert [(c.row, c.task, c.part) for c in trainings(every, 2) if c.fraction == 1] == [
+        ("pretrained", "pose", 0),
+        ("pretrained", "pose", 1),
+        ("random", "pose", 0),
+        ("random", "pose", 1),
+    ], "recognition has no head to train on a frozen backbone"
 
 
 def test_a_part_opens_only_what_its_cells_need(faces: Path, backbone: Path, tmp_path: Path) -> None:
@@ -148,6 +158,7 @@ def test_a_part_opens_only_what_its_cells_need(faces: Path, backbone: Path, tmp_
         ],
         tasks=["pose"],
         fractions=[0.5],
+        trained=[],
     )
     assert keep_cells(cfg, parse_part("0/2")) == 1
     with pytest.raises(Exception, match=r"(?i)header"):
@@ -158,8 +169,8 @@ def test_a_part_opens_only_what_its_cells_need(faces: Path, backbone: Path, tmp_
     assert not cells_finished(cfg)
 
 
-def test_without_fine_tuning_there_is_nothing_to_do(tmp_path: Path) -> None:
-    cfg = _config(tmp_path / "nowhere.beton", tmp_path / "nowhere", tmp_path / "run", modes=["frozen"])
+def test_without_training_there_is_nothing_to_do(tmp_path: Path) -> None:
+    cfg = _config(tmp_path / "nowhere.beton", tmp_path / "nowhere", tmp_path / "run", modes=["linear"])
     assert cells_finished(cfg)
     assert keep_cells(cfg) == 0
     assert not Path(cfg.output).exists()

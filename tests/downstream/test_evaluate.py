@@ -22,7 +22,7 @@ from downstream.report import sentence, write_report
 from downstream.results import Metrics, Results, finished, read_metrics
 from downstream.summary import write_results_markdown
 from downstream.tables import lines, number, terminal_table
-from downstream.tasks import TASKS
+from downstream.tasks import make
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,8 +37,9 @@ def _config(labelled_set: Path, backbone: Path, output: Path, **changes: object)
             {"kind": "pixels", "name": "pixels", "size": 16},
         ],
         "fractions": [1.0, 0.2],
-        "modes": ["frozen", "finetune"],
-        "finetune": {"steps": 4, "batch_size": 8, "runs": [{"task": "landmarks", "fraction": 0.2}]},
+        "modes": ["linear", "finetune"],
+        "recipe": {"steps": 4, "batch_size": 8},
+        "trained": [{"task": "landmarks", "fraction": 0.2}],
         "bootstrap": {"samples": 200},
         "device": "cpu",
     } | changes
@@ -56,11 +57,11 @@ def run(
 
 def test_every_cell_is_measured_and_compared(run: tuple[DownstreamConfig, Metrics]) -> None:
     _, metrics = run
-    ridge = [task for task in TASKS.values() if task.head == "ridge"]
-    frozen = 2 * sum(len(task.metrics) for task in ridge) + len(TASKS["identity"].metrics)
-    tuned = len(TASKS["landmarks"].metrics)
-    assert len(metrics.measurements) == 3 * frozen + 2 * tuned  # pixels are not fine-tuned
-    assert len(metrics.comparisons) == 2 * frozen + tuned
+    fitted = [task for task in metrics.tasks if task.name != "recognition"]
+    linear = 2 * sum(len(task.metrics) for task in fitted) + len(metrics.task("recognition").metrics)
+    tuned = len(metrics.task("landmarks").metrics)
+    assert len(metrics.measurements) == 3 * linear + 2 * tuned  # pixels are not fine-tuned
+    assert len(metrics.comparisons) == 2 * linear + tuned
     assert metrics.data.disjoint_from_pretraining is True
     assert metrics.data.synthetic is True
     assert metrics.data.train_pictures + metrics.data.test_pictures == metrics.data.pictures == 240
@@ -75,14 +76,14 @@ def test_the_figures_are_those_of_the_stored_predictions(run: tuple[DownstreamCo
         rows = archive["rows"]
         labels = read_labels(cfg.data).take(rows)
         for task in ("landmarks", "pose", "affect", "action_units"):
-            prediction = archive[f"random/{task}/frozen/0.2"].astype(np.float64)
-            expected = TASKS[task].evaluate(prediction, TASKS[task].encode(labels))
+            prediction = archive[f"random/{task}/linear/0.2"].astype(np.float64)
+            expected = make(task).evaluate(prediction, make(task).encode(labels))
             for metric, value in expected.items():
                 measured = next(
                     m.value
                     for m in metrics.measurements
                     if (m.row, m.task, m.mode, m.fraction, m.metric)
-                    == ("random", task, "frozen", 0.2, metric)
+                    == ("random", task, "linear", 0.2, metric)
                 )
                 assert measured == pytest.approx(value, abs=1e-4)
     held_out = set(np.unique(read_labels(cfg.data).column("identity").to_numpy()[rows]))
@@ -90,7 +91,7 @@ def test_the_figures_are_those_of_the_stored_predictions(run: tuple[DownstreamCo
     trained = (
         read_labels(cfg.data)
         .column("identity")
-        .to_numpy()[json.loads((Path(cfg.output) / "split.json").read_text())["train_rows"]]
+        .to_numpy()[json.loads((Path(cfg.output) / "split.json").read_text())["parts"][0]["train_rows"]]
     )
     assert not held_out & set(trained)
 
@@ -115,7 +116,7 @@ def test_a_second_run_is_a_no_op_and_a_changed_one_is_not(run: tuple[DownstreamC
     assert evaluate(cfg) == metrics
     assert path.stat().st_mtime_ns == before
     assert finished(cfg)
-    changed = cfg.model_copy(update={"tasks": ("pose",), "modes": ("frozen",), "finetune": cfg.finetune})
+    changed = cfg.model_copy(update={"tasks": (make("pose"),), "modes": ("linear",), "trained": ()})
     assert not finished(changed)
     assert evaluate(changed.model_copy(update={"output": cfg.output + "-2"})).inputs != metrics.inputs
 
@@ -178,7 +179,7 @@ def test_missing_and_constant_labels_are_named(labelled_set: Path, backbone: Pat
     for suffix in (".beton", ".json", ".parquet"):
         (tmp_path / f"set{suffix}").write_bytes(labelled_set.with_suffix(suffix).read_bytes())
     table = pq.read_table(labelled_set.with_suffix(".parquet"))
-    changes: dict[str, object] = {"tasks": ["affect"], "modes": ["frozen"], "finetune": {}}
+    changes: dict[str, object] = {"tasks": ["affect"], "modes": ["linear"], "trained": []}
     cfg = _config(tmp_path / "set.beton", backbone, tmp_path / "run", **changes)
     pq.write_table(table.drop_columns(["valence"]), tmp_path / "set.parquet")
     with pytest.raises(ConfigError, match="no labels 'valence'"):
@@ -186,7 +187,7 @@ def test_missing_and_constant_labels_are_named(labelled_set: Path, backbone: Pat
     index = table.column_names.index("valence")
     constant = table.set_column(index, "valence", [[0.5] * len(table)])
     pq.write_table(constant, tmp_path / "set.parquet")
-    with pytest.raises(ConfigError, match="affect has the same label on every test picture"):
+    with pytest.raises(ConfigError, match="affect has the same label 'valence' on every test picture"):
         evaluate(cfg)
     some = table.set_column(index, "valence", [[None, *table["valence"].to_pylist()[1:]]])
     pq.write_table(some, tmp_path / "set.parquet")
@@ -202,11 +203,11 @@ def test_a_config_that_names_a_cell_outside_the_matrix_is_refused(tmp_path: Path
                 "output": "run",
                 "initialisations": [{"kind": "pixels", "name": "pixels"}],
                 "fractions": [1.0],
-                "finetune": {"runs": [{"task": "pose", "fraction": 0.02}]},
+                "trained": [{"task": "pose", "fraction": 0.02}],
             }
         )
     )
-    with pytest.raises(ConfigError, match=r"finetune.runs asks for pose at 0.02"):
+    with pytest.raises(ConfigError, match=r"trained asks for pose at 0.02"):
         load(path, schema=DownstreamConfig)
 
 

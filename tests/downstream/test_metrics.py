@@ -13,8 +13,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from torchmetrics.functional import concordance_corrcoef, pearson_corrcoef
 
 from configs import ConfigError
-from downstream.tasks import TASKS
-from downstream.tasks.action_units import UNITS
+from downstream.tasks import make
+from downstream.tasks.action_units import DISFA
 
 TOLERANCE = 1e-6
 
@@ -31,7 +31,7 @@ def _affect(rng: np.random.Generator, count: int = 200) -> tuple[np.ndarray, np.
 
 def test_ccc_and_pcc_equal_torchmetrics(rng: np.random.Generator) -> None:
     prediction, truth = _affect(rng)
-    ours = TASKS["affect"].evaluate(prediction, truth)
+    ours = make("affect").evaluate(prediction, truth)
     # torchmetrics divides by n - 1; over many copies of the same pictures that is a division by n.
     p, t = (torch.from_numpy(np.tile(values, (20_000, 1))) for values in (prediction, truth))
     for i, name in enumerate(("valence", "arousal")):
@@ -45,7 +45,7 @@ def test_ccc_and_pcc_equal_torchmetrics(rng: np.random.Generator) -> None:
 
 def test_ccc_of_a_worked_example() -> None:
     truth = np.array([[0.1, 0.1], [0.2, 0.2], [0.3, 0.3]])
-    ours = TASKS["affect"].evaluate(truth + 0.05, truth)
+    ours = make("affect").evaluate(truth + 0.05, truth)
     variance = 0.02 / 3
     assert ours["ccc_valence"] == pytest.approx(2 * variance / (2 * variance + 0.05**2))
     assert ours["pcc_valence"] == pytest.approx(1)
@@ -53,30 +53,30 @@ def test_ccc_of_a_worked_example() -> None:
 
 def test_rmse_and_sagr(rng: np.random.Generator) -> None:
     prediction, truth = _affect(rng)
-    ours = TASKS["affect"].evaluate(prediction, truth)
+    ours = make("affect").evaluate(prediction, truth)
     assert ours["rmse_valence"] == pytest.approx(
         root_mean_squared_error(truth[:, 0], prediction[:, 0]), abs=TOLERANCE
     )
     signs = np.array([[0.0, 0.5], [0.2, -0.5], [-0.1, 0.0], [0.0, 0.0]])
-    ours = TASKS["affect"].evaluate(signs[:, :1].repeat(2, axis=1), signs[:, 1:].repeat(2, axis=1))
+    ours = make("affect").evaluate(signs[:, :1].repeat(2, axis=1), signs[:, 1:].repeat(2, axis=1))
     assert ours["sagr_valence"] == 0.25  # zero agrees with zero only
 
 
 def test_a_constant_prediction_has_no_association(rng: np.random.Generator) -> None:
     _, truth = _affect(rng)
-    ours = TASKS["affect"].evaluate(np.full_like(truth, 0.3), truth)
+    ours = make("affect").evaluate(np.full_like(truth, 0.3), truth)
     assert ours["ccc_valence"] == 0
     assert ours["pcc_valence"] == 0
     units = rng.uniform(0, 5, (50, 12))
-    assert TASKS["action_units"].evaluate(np.full_like(units, 0.7), units)["icc"] == 0
+    assert make("action_units").evaluate(np.full_like(units, 0.7), units)["icc"] == 0
 
 
 def test_icc_equals_pingouin(rng: np.random.Generator) -> None:
     truth = rng.uniform(0, 5, (60, 12)).round()
     prediction = np.clip(0.7 * truth + rng.normal(size=truth.shape), 0, 5)
-    ours = TASKS["action_units"].evaluate(prediction, truth)
+    ours = make("action_units").evaluate(prediction, truth)
     theirs = []
-    for i, unit in enumerate(UNITS):
+    for i, unit in enumerate(DISFA):
         frame = pd.DataFrame(
             {
                 "picture": np.tile(np.arange(60), 2),
@@ -97,24 +97,24 @@ def test_landmark_error_by_hand() -> None:
     truth[0, 36], truth[0, 45] = (50, 100), (130, 160)  # 100 px apart
     truth[0, 8] = (90, 180)  # box 130 x 180
     prediction = truth + np.array([3, 4])  # every point 5 px off
-    ours = TASKS["landmarks"].evaluate(prediction.reshape(1, -1), truth.reshape(1, -1))
+    ours = make("landmarks").evaluate(prediction.reshape(1, -1), truth.reshape(1, -1))
     assert ours["nme"] == pytest.approx(5.0)
     assert ours["nme_box"] == pytest.approx(100 * 5 / np.sqrt(130 * 180))
 
 
 def test_landmarks_in_one_point_are_refused() -> None:
     with pytest.raises(ConfigError, match="eye corners"):
-        TASKS["landmarks"].evaluate(np.ones((1, 136)), np.ones((1, 136)))
+        make("landmarks").evaluate(np.ones((1, 136)), np.ones((1, 136)))
 
 
 def test_pose_error_takes_the_short_way_round() -> None:
-    ours = TASKS["pose"].evaluate(np.array([[10.0, -5.0, 179.0]]), np.array([[-10.0, 0.0, -179.0]]))
+    ours = make("pose").evaluate(np.array([[10.0, -5.0, 179.0]]), np.array([[-10.0, 0.0, -179.0]]))
     assert ours == {"mae": 9.0, "mae_yaw": 20.0, "mae_pitch": 5.0, "mae_roll": 2.0}
 
 
 def test_pose_error_equals_scikit_learn(rng: np.random.Generator) -> None:
     prediction, truth = rng.uniform(-60, 60, (2, 40, 3))
-    assert TASKS["pose"].evaluate(prediction, truth)["mae"] == pytest.approx(
+    assert make("pose").evaluate(prediction, truth)["mae"] == pytest.approx(
         mean_absolute_error(truth, prediction), abs=TOLERANCE
     )
 
@@ -122,7 +122,7 @@ def test_pose_error_equals_scikit_learn(rng: np.random.Generator) -> None:
 def test_identity_equals_scikit_learn(rng: np.random.Generator) -> None:
     people = np.repeat(np.arange(10), 4)
     features = rng.normal(size=(10, 8))[people] + rng.normal(size=(40, 8))
-    ours = TASKS["identity"].evaluate(features, people[:, None].astype(float))
+    ours = make("recognition").evaluate(features, people[:, None].astype(float))
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     hits, areas = [], []
     for i in range(40):
@@ -137,6 +137,6 @@ def test_identity_equals_scikit_learn(rng: np.random.Generator) -> None:
 def test_identity_leaves_out_people_with_one_picture(rng: np.random.Generator) -> None:
     people = np.array([0, 0, 1, 1, 2])[:, None].astype(float)
     features = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [1, 1]])
-    assert TASKS["identity"].evaluate(features, people) == {"rank1": 100.0, "auc": 100.0}
+    assert make("recognition").evaluate(features, people) == {"rank1": 100.0, "auc": 100.0}
     with pytest.raises(ConfigError, match="two test pictures"):
-        TASKS["identity"].evaluate(features[::2], people[::2])
+        make("recognition").evaluate(features[::2], people[::2])

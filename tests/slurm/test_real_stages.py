@@ -148,8 +148,8 @@ data: runs/faces/set.beton
 output: runs/downstream
 tasks: [landmarks, pose]
 fractions: [1.0]
-modes: [frozen, finetune]
-finetune: {steps: 2}
+modes: [linear, finetune]
+recipe: {steps: 2}
 bootstrap: {samples: 100}
 initialisations:
   - {kind: checkpoint, name: pretrained, path: runs/pretrain/backbone.safetensors}
