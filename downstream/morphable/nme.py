@@ -45,15 +45,9 @@ def statistics(prediction: Array, truth: Array, size: Array, yaw: Array, edges: 
 
     Returns:
         (N, 1 + 2B): NME in %, NME or 0 for each bin, 1 or 0 for each bin.
-
-    Raises:
-        ConfigError: a face without extent, or a bin without pictures.
     """
-    if len(flat := np.flatnonzero(~(size > 0))):
-        raise ConfigError(f"mesh: the true points of test picture {flat[0]} span no box; mend its labels")
     nme = 100 * np.linalg.norm(prediction - truth, axis=-1).mean(axis=-1) / size
-    inside = np.arange(len(edges) + 1) == np.searchsorted(np.asarray(edges), np.abs(yaw))[:, None]
-    _refuse_empty(inside.any(axis=0), edges, "of the test pictures")
+    inside = _inside(yaw, edges)
     return np.concatenate([nme[:, None], nme[:, None] * inside, inside], axis=1)
 
 
@@ -65,12 +59,30 @@ def reduce(means: Array, edges: Sequence[float]) -> Array:
     """
     bins = len(edges) + 1
     everything, sums, shares = means[..., :1], means[..., 1 : 1 + bins], means[..., 1 + bins :]
-    _refuse_empty(shares.reshape(-1, bins).min(axis=0) > 0, edges, "of some resample of the test pictures")
+    filled = np.asarray(shares.reshape(-1, bins).min(axis=0) > 0)
+    _refuse_empty(filled, edges, "of some resample of the test pictures")
     each = sums / shares
     return np.concatenate([each.mean(axis=-1, keepdims=True), each, everything], axis=-1)
 
 
-def _refuse_empty(filled: np.ndarray, edges: Sequence[float], whose: str) -> None:
+def check(size: Array, yaw: Array, edges: Sequence[float]) -> None:
+    """Refuse test pictures on which a figure is undefined; arguments as for :func:`statistics`.
+
+    Raises:
+        ConfigError: a face without extent, or a bin without pictures.
+    """
+    if len(flat := np.flatnonzero(~(size > 0))):
+        raise ConfigError(f"mesh: the true points of test picture {flat[0]} span no box; mend its labels")
+    _refuse_empty(np.asarray(_inside(yaw, edges).any(axis=0)), edges, "of the test pictures")
+
+
+def _inside(yaw: Array, edges: Sequence[float]) -> NDArray[np.bool_]:
+    """(N, B) in which bin each picture is; an edge belongs to the lower bin."""
+    which = np.searchsorted(np.asarray(edges), np.abs(yaw))
+    return np.asarray(np.arange(len(edges) + 1) == which[:, None])
+
+
+def _refuse_empty(filled: NDArray[np.bool_], edges: Sequence[float], whose: str) -> None:
     if not filled.all():
         name = bin_names(edges)[int(np.argmin(filled))].replace("_", "-")
         raise ConfigError(

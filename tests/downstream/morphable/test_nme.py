@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import ConfigError
-from downstream.morphable.nme import bin_names, box_size, reduce, statistics
+from downstream.morphable.nme import bin_names, box_size, check, reduce, statistics
 
 EDGES = (30.0, 60.0)
 
@@ -56,7 +56,8 @@ def test_an_empty_bin_is_named(pictures):
     prediction, truth, _ = pictures
     size = box_size(truth)
     with pytest.raises(ConfigError, match="none of the test pictures has a yaw of 60-90"):
-        statistics(prediction, truth, size, np.linspace(-59, 59, 60), EDGES)
+        check(size, np.linspace(-59, 59, 60), EDGES)
+    check(size, np.linspace(-59, 61, 60), EDGES)
     yaw = np.zeros(60)
     yaw[0], yaw[1] = 45, 80
     each = statistics(prediction, truth, size, yaw, EDGES)
@@ -71,7 +72,7 @@ def test_one_bin_is_the_plain_mean(pictures):
 
 
 def test_a_face_without_extent_is_refused(pictures):
-    prediction, truth, yaw = pictures
+    _, truth, yaw = pictures
     truth[4] = 100.0
     with pytest.raises(ConfigError, match="test picture 4"):
-        statistics(prediction, truth, box_size(truth), yaw, EDGES)
+        check(box_size(truth), yaw, EDGES)
