@@ -28,6 +28,7 @@ from downstream import drawing
 from downstream.heads import Head
 from downstream.morphable import geometry, nme
 from downstream.morphable.draw import draw_mesh
+from downstream.morphable.florence import save_mesh
 from downstream.morphable.heads import CAMERA, CoefficientsHead, GraphHead
 from downstream.morphable.model import Indices, MorphableModel, load_model
 from downstream.tasks.mirror import MIRRORS
@@ -150,6 +151,11 @@ class Mesh(Task):
             return prediction.reshape(len(prediction), -1, 3)[:, at]
         cameras, coefficients = _split(prediction)
         return geometry.project(cameras, self._model.vertices(coefficients, at))
+
+    def save(self, path: str | Path, prediction: Array) -> None:
+        """Write the surface of (P,) predictions as .ply, upright (y up), for 'python -m downstream florence'."""
+        upright = self.vertices(prediction[None])[0] * [1, -1, 1]
+        save_mesh(path, upright, self._model.triangles)
 
     def statistics(self, prediction: Array, truth: Array) -> Array:
         """(N, P), (N, D) -> (N, 1 + 2 B); see :func:`downstream.morphable.nme.statistics`."""

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import trimesh
 from PIL import Image
+from scipy.io import savemat
+from scipy.spatial.transform import Rotation
 
-from configs import ConfigError
-from data_prep.beton import Beton
+from configs import ConfigError, load
+from data_prep.beton import Beton, read_labels
+from data_prep.config import DataPrepConfig
+from data_prep.pipeline import STAGES, Pipeline
 from downstream.config import Bootstrap, DownstreamConfig, Random
 from downstream.evaluate import evaluate
 from downstream.model import load_model
 from downstream.morphable import geometry
+from downstream.morphable.florence import read_mesh
 from downstream.morphable.heads import PIXELS, CoefficientsHead, _levels, _spread_out
 from downstream.morphable.model import MorphableModel, save_model
 from downstream.recipe import Augmentation, Recipe
 from downstream.tasks.landmarks import Landmarks
 from downstream.tasks.mesh import PARAMETERS, POINTS, Mesh
+
+ROOT = Path(__file__).parents[3]
 
 
 def coarse(face: MorphableModel) -> MorphableModel:
@@ -218,6 +227,18 @@ def test_what_a_prediction_says(task, labels, labelled_set):
     assert np.abs(np.array(list(other["pose"].values())) - list(said["pose"].values())).max() < 8
 
 
+def test_a_saved_surface_is_the_face_turned(face, task, labels, tmp_path):
+    """Upright, not mirrored: a rotation and a scale bring it to the model's own vertices."""
+    save_model(tmp_path / "whole.safetensors", face)
+    task = Mesh(model=tmp_path / "whole.safetensors", labels="synthetic")
+    task.save(tmp_path / "face.ply", labels[5, PARAMETERS])
+    vertices, triangles = read_mesh(tmp_path / "face.ply")
+    np.testing.assert_array_equal(triangles, face.triangles)
+    model = face.vertices(labels[5, PARAMETERS][12:])
+    _, reached, _ = trimesh.registration.procrustes(vertices, model, reflection=False)
+    np.testing.assert_allclose(reached, model, atol=1e-3)
+
+
 def test_it_is_drawn_on_the_face(face, labels, labelled_set, tmp_path):
     save_model(tmp_path / "whole.safetensors", face)
     task = Mesh(model=tmp_path / "whole.safetensors", labels="synthetic")
@@ -284,3 +305,39 @@ def test_it_learns_more_than_the_mean_mesh(path, labelled_set, backbone, tmp_pat
     assert (
         np.abs(again - task.vertices(predicted[:1].astype(np.float64))[0]).max() < 1.5
     )  # the set's are rounded
+
+
+def test_from_published_files_to_figures(path, face, backbone, tmp_path):
+    """AFLW2000-3D as it is published, with the synthetic face in place of Basel's: prepared, trained on, tested on by
+    the configuration that comes with the project."""
+    root, rng = tmp_path / "AFLW2000", np.random.default_rng(7)
+    root.mkdir()
+    for number, yaw in enumerate(np.tile([0.1, -0.8, 1.3], 20)):
+        shape, expression = np.zeros((199, 1)), np.zeros((29, 1))
+        shape[:36], expression[:12] = rng.normal(size=(36, 1)), rng.uniform(0, 3, (12, 1))
+        pose = np.array([[*rng.normal(0, 0.1, 1), yaw, 0.05, 225.0, 240.0, -60.0, rng.uniform(7, 9)]])
+        known = np.concatenate([shape[:36], expression[:12]])[:, 0]
+        turned = Rotation.from_euler("XYZ", -pose[0, :3]).as_matrix() @ face.vertices(known, face.landmarks).T
+        points = pose[0, 6] * turned + pose[0, 3:6, None]
+        points[1] = 451 - points[1]
+        content = {"pt3d_68": points, "Shape_Para": shape, "Exp_Para": expression, "Pose_Para": pose}
+        savemat(root / f"image{number:05d}.mat", content)
+        Image.new("RGB", (450, 450), (number, 90, 90)).save(root / f"image{number:05d}.jpg")
+    given = [f"source.path={root}", f"output={tmp_path / 'set'}", "workers=1"]
+    config = load(ROOT / "configs/data/aflw2000.yaml", given, schema=DataPrepConfig)
+    Pipeline(config).run(STAGES[:-1])
+    data = str(tmp_path / "set" / "set.beton")
+    overrides = [
+        f"data={data}", f"test_data={data}", f"output={tmp_path / 'run'}", f"tasks=[{{name: mesh, model: {path}}}]",
+        f"initialisations=[{{kind: random, name: random, like: {backbone}}}]", "fractions=[1.0]", "recipe.epochs=1",
+        "recipe.epochs_at=[]", "recipe.batch_size=30", "device=cpu", f"split={tmp_path / 'split.json'}",
+    ]  # fmt: skip
+    cfg = load(ROOT / "configs/downstream/aflw2000.yaml", overrides, schema=DownstreamConfig)
+    task = cfg.tasks[0]
+    labels = task.encode(read_labels(data))
+    reached = task.vertices(labels[:, PARAMETERS], task._model.landmarks)[..., :2].reshape(60, -1)
+    np.testing.assert_allclose(reached, labels[:, POINTS], atol=0.01)  # pixels of the crop
+    found = {m.metric: m.value for m in evaluate(cfg).measurements}
+    each = [found[f"nme_{name}"] for name in ("0_30", "30_60", "60_90")]
+    assert found["nme"] == pytest.approx(np.mean(each))
+    assert found["nme_all"] == pytest.approx(np.mean(each))  # 20 pictures in each bin
