@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from downstream.bootstrap import ClusterBootstrap, interval
-from downstream.tasks import TASKS
+from downstream.tasks import make
 
 
 @pytest.mark.parametrize("task", ["affect", "action_units", "pose"])
@@ -17,11 +17,11 @@ def test_every_resample_has_the_metric_of_the_drawn_pictures(task: str) -> None:
     truth = rng.uniform(-1, 1, (60, outputs))
     prediction = truth + rng.normal(size=truth.shape)
     bootstrap = ClusterBootstrap(people, samples=100, seed=1)
-    resampled = bootstrap.metrics(TASKS[task].statistics(prediction, truth), TASKS[task].reduce)
+    resampled = bootstrap.metrics(make(task).statistics(prediction, truth), make(task).reduce)
     for b in range(0, 100, 7):
         drawn = np.repeat(np.unique(people), bootstrap.counts[b].astype(int))
         pictures = np.concatenate([np.flatnonzero(people == person) for person in drawn])
-        expected = TASKS[task].evaluate(prediction[pictures], truth[pictures])
+        expected = make(task).evaluate(prediction[pictures], truth[pictures])
         np.testing.assert_allclose(resampled[b], list(expected.values()), atol=1e-9)
 
 
