@@ -76,6 +76,11 @@ class Mesh(Task):
         return ("landmarks68", "shape", "action_units")
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The morphable model."""
+        return (self.model,)
+
+    @property
     def metrics(self) -> tuple[Metric, ...]:
         """Mean of the bins, each bin, plain mean."""
         bins = nme.bin_names(self.yaw_bins)

@@ -27,6 +27,7 @@ from downstream.morphable.florence import read_mesh
 from downstream.morphable.heads import PIXELS, CoefficientsHead, _levels, _spread_out
 from downstream.morphable.model import MorphableModel, save_model
 from downstream.recipe import Augmentation, Recipe
+from downstream.results import finished, inputs_hash
 from downstream.tasks.landmarks import Landmarks
 from downstream.tasks.mesh import PARAMETERS, POINTS, Mesh
 
@@ -307,10 +308,11 @@ def test_it_learns_more_than_the_mean_mesh(path, labelled_set, backbone, tmp_pat
     )  # the set's are rounded
 
 
-def test_from_published_files_to_figures(path, face, backbone, tmp_path):
+def test_from_published_files_to_figures(face, backbone, tmp_path):
     """AFLW2000-3D as it is published, with the synthetic face in place of Basel's: prepared, trained on, tested on by
     the configuration that comes with the project."""
-    root, rng = tmp_path / "AFLW2000", np.random.default_rng(7)
+    path, root, rng = tmp_path / "face.safetensors", tmp_path / "AFLW2000", np.random.default_rng(7)
+    save_model(path, coarse(face))
     root.mkdir()
     for number, yaw in enumerate(np.tile([0.1, -0.8, 1.3], 20)):
         shape, expression = np.zeros((199, 1)), np.zeros((29, 1))
@@ -338,6 +340,11 @@ def test_from_published_files_to_figures(path, face, backbone, tmp_path):
     reached = task.vertices(labels[:, PARAMETERS], task._model.landmarks)[..., :2].reshape(60, -1)
     np.testing.assert_allclose(reached, labels[:, POINTS], atol=0.01)  # pixels of the crop
     found = {m.metric: m.value for m in evaluate(cfg).measurements}
+    assert finished(cfg)
+    before = inputs_hash(cfg)
+    path.write_bytes(path.read_bytes() + b"\0")  # another model under the same name
+    assert inputs_hash(cfg) != before
+    assert not finished(cfg)
     each = [found[f"nme_{name}"] for name in ("0_30", "30_60", "60_90")]
     assert found["nme"] == pytest.approx(np.mean(each))
     assert found["nme_all"] == pytest.approx(np.mean(each))  # 20 pictures in each bin
