@@ -2,7 +2,8 @@
 
 ``cells`` does the costly part of an evaluation beforehand, on as many machines as there are; ``verify`` measures
 backbones on face verification sets; ``compare`` tests finished runs against each other, and ``tables`` puts them
-beside what papers print.
+beside what papers print. ``convert-model`` makes the file of a morphable model, and ``florence``
+compares reconstructed faces with scans.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pydantic import BaseModel
 from configs import cli, load
 from data_prep.stage import WHOLE, parse_part
 from downstream.config import DownstreamConfig, ReportConfig, ResultsConfig
+from downstream.morphable.convert import ConvertConfig
+from downstream.morphable.florence import FlorenceConfig
 from downstream.printed.config import TablesConfig
 from downstream.recognition.config import VerifyConfig
 
@@ -24,7 +27,7 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 ABOUT = {
     "": " See also: downstream cells, downstream verify, downstream compare, downstream report, downstream results, "
-    "downstream tables.",
+    "downstream tables, downstream convert-model, downstream florence.",
     "cells": """ Here only its trained cells, row x task x mode x
  fraction x fold, which the evaluation then finds. On two machines that share the folder:
 
@@ -50,6 +53,10 @@ def main() -> int:
         return _run(words[1:], ResultsConfig, action, _results)
     if action == "verify":
         return _run(words[1:], VerifyConfig, action, _verify)
+    if action == "convert-model":
+        return _run(words[1:], ConvertConfig, action, _convert)
+    if action == "florence":
+        return _run(words[1:], FlorenceConfig, action, _florence)
     return _run(words, DownstreamConfig, "", _evaluate)
 
 
@@ -161,6 +168,29 @@ def _verify(cfg: VerifyConfig) -> None:
 
     print(markdown(verify(cfg).results))
     print(f"{cfg.output}/verification.json")
+
+
+def _convert(cfg: ConvertConfig) -> None:
+    from downstream.morphable.model import save_model
+
+    model = cfg.source.read()
+    save_model(cfg.output, model)
+    surface = "no triangles" if model.triangles is None else f"{len(model.triangles)} triangles"
+    print(
+        f"{model.name}: {len(model.mean)} vertices, {surface}, {model.sizes[0]} + {model.sizes[1]} components"
+    )
+    print(cfg.output)
+
+
+def _florence(cfg: FlorenceConfig) -> None:
+    from downstream.morphable.florence import florence
+
+    result = florence(cfg)
+    print(
+        f"{result['pairs']} pairs: mean error {result['mean_error']:.4f} of the distance of the outer eye corners, "
+        f"{result['mean_millimetres']:.2f} mm"
+    )
+    print(f"{cfg.output}/florence.json")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def write_faces(path: Path, *, people: int, pictures: int, identity_start: int =
         "face_size": [float((face.box[2:] - face.box[:2]).mean()) for face in faces],
         "identity": [int(face.identity) for face in faces],
         "landmarks68": [face.landmarks68.reshape(-1).tolist() for face in faces],
+        "shape": [face.shape.tolist() for face in faces],
         "pose": [face.pose.tolist() for face in faces],
         "valence": [float(face.valence) for face in faces],
         "arousal": [float(face.arousal) for face in faces],
