@@ -46,7 +46,3 @@ class CosFaceRecipe(Config):
     """Decoding threads; 0: a share of the cores."""
     checkpoint_steps: int = Field(default=1000, ge=1)
     """Steps between checkpoints."""
-    seed: int = Field(default=0, ge=0)
-    """Of batches, mirroring and the identities' first weights; the same for every row."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where it runs; auto takes a GPU when there is one."""

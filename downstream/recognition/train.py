@@ -15,13 +15,14 @@ from torchvision.models.resnet import ResNet
 
 from configs import ConfigError
 from data_prep.files import atomic_write
+from downstream.protocols import Indices
 from downstream.recognition.recipe import CosFaceRecipe
-from downstream.regimes import Indices
 from pretrain import train
 from pretrain.agreement import StopRequest
 from pretrain.backbones import BackboneConfig, serialise
 from pretrain.checkpoint import CheckpointConfig
 from pretrain.data import DataConfig
+from pretrain.distributed import DeviceName
 from pretrain.lars import SGDConfig
 from pretrain.methods.supervised import SupervisedConfig
 from pretrain.schedule import ScheduleConfig
@@ -35,6 +36,9 @@ def train_recognition(
     header: Mapping[str, str],
     recipe: CosFaceRecipe,
     folder: Path,
+    *,
+    seed: int = 0,
+    device: DeviceName = "auto",
     stop: StopRequest | None = None,
 ) -> Path | None:
     """Train ``backbone`` on the identities in ``rows`` of the .beton ``data``, or go on with it.
@@ -46,6 +50,8 @@ def train_recognition(
         header: Of its hand-off file: architecture, width, image_size, and the mean and std that it is fed with.
         recipe: The settings.
         folder: Of this run alone: the first weights, the rows, checkpoints, and at the end the backbone.
+        seed: Of batches, mirroring and the identities' first weights; the same for every row of a table.
+        device: Where it runs.
         stop: Where a request to stop is noted.
 
     Returns:
@@ -63,7 +69,8 @@ def train_recognition(
     np.save(numbers, np.sort(np.asarray(rows, np.int64)))
     _keep(folder / "rows.npy", numbers.getvalue())
     _keep(folder / "init.safetensors", serialise(backbone, header))
-    return train.train(_config(data, len(rows), header, recipe, folder), stop)
+    config = _config(data, len(rows), header, recipe, folder)
+    return train.train(config.model_copy(update={"seed": seed, "device": device}), stop)
 
 
 def _keep(path: Path, content: bytes) -> None:
@@ -84,8 +91,6 @@ def _config(
     size = recipe.image_size or int(header["image_size"])
     return train.PretrainConfig(
         output=str(folder),
-        seed=recipe.seed,
-        device=recipe.device,
         precision=recipe.precision,
         epochs=recipe.epochs,
         batch_size=min(recipe.batch_size, count),

@@ -22,10 +22,10 @@ from downstream.recognition.config import VerifyConfig
 from downstream.recognition.recipe import CosFaceRecipe
 from downstream.recognition.train import _config, train_recognition
 from downstream.recognition.verify import verify
-from downstream.regimes import Split, fixed_split, make_split
+from downstream.regimes import Split, fixed_split
 from pretrain import backbones
 from pretrain.train import PretrainConfig
-from tests.downstream.conftest import write_faces
+from tests.downstream.conftest import hold_out, write_faces
 
 ROOT = Path(__file__).parents[3]
 HEADER = {
@@ -37,7 +37,7 @@ HEADER = {
 }
 # At the defaults, made for millions of pictures, 200 of them are less than one batch.
 RECIPE = CosFaceRecipe(
-    epochs=12, batch_size=20, lr=0.05, scale=16.0, precision="float32", device="cpu", workers=1
+    epochs=12, batch_size=20, lr=0.05, scale=16.0, precision="float32", workers=1
 )
 
 
@@ -57,7 +57,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Split,
     folder = tmp_path_factory.mktemp("people")
     path = write_faces(folder / "set.beton", people=40, pictures=400)
     identities = pq.read_table(path.with_suffix(".parquet"))["identity"].to_numpy()
-    fresh = make_split(np.arange(400), identities, read_manifest(path).sha256, test_share=0.5, seed=0)
+    fresh = hold_out(identities, read_manifest(path).sha256, 0.5)
     return path, folder / "split.json", fixed_split(folder / "split.json", fresh), identities
 
 
@@ -65,7 +65,7 @@ def test_people_that_were_not_seen_are_told_apart_better(
     people: tuple[Path, Path, Split, np.ndarray], tmp_path: Path
 ) -> None:
     data, split_file, split, identities = people
-    rows = split.labels_of_people(1.0, identities)
+    rows = split.parts[0].labels(1.0, identities)
     backbone = backbones.random("resnet18", 0.25, seed=0)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     tuned = train_recognition(str(data), rows, backbone, HEADER, RECIPE, tmp_path / "run")
@@ -134,7 +134,7 @@ def test_a_killed_run_goes_on_to_the_same_backbone(
 ) -> None:
     data, _, split, _ = people
     recipe = RECIPE.model_copy(update={"epochs": 2, "checkpoint_steps": 4})
-    rows, init, part = np.array(split.train_rows), tmp_path / "first.safetensors", tmp_path / "part"
+    rows, init, part = split.train_rows, tmp_path / "first.safetensors", tmp_path / "part"
     backbone = backbones.random("resnet18", 0.25, seed=1)
     backbones.save_backbone(init, backbone, HEADER)
     np.save(tmp_path / "all.npy", rows)
