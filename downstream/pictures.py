@@ -24,7 +24,7 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 DPI = 200
 MOST = 0.9
 """Share of the pictures of its best row that a plot of errors has room for."""
-JOINED = 40
+JOINED = 25
 """Pictures whose label and prediction are joined in the plane of valence and arousal."""
 
 

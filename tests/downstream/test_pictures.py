@@ -12,7 +12,8 @@ from PIL import Image
 from scipy.integrate import simpson
 from sklearn.metrics import confusion_matrix
 
-from downstream import pictures
+from downstream import gallery, pictures
+from downstream.tasks import make
 
 RNG = np.random.default_rng(0)
 ERRORS = {"pretrained": RNG.gamma(6, 1, 300), "random": RNG.gamma(6, 1.6, 200)}
@@ -89,3 +90,15 @@ def test_a_class_without_pictures_has_no_shares() -> None:
 def test_every_row_and_unit_is_named() -> None:
     assert {"AU1", "AU2", "a", "b", "ICC(3,1)"} <= set(texts("bars"))
     assert {"a", "b", "valence", "arousal", "label", "prediction"} <= set(texts("plane"))
+
+
+def test_expressions_of_all_seeds_are_drawn_a_file_a_row() -> None:
+    seeds = [RNG.random((90, 3)) for _ in range(2)]
+    drawn = dict(
+        gallery._predicted(
+            make("expression", classes=CLASSES), {"a/b": seeds}, TRUTH[:, None].astype(float), "stem", "title"
+        )
+    )
+    guesses = np.concatenate([seed.argmax(axis=1) for seed in seeds])
+    expected = pictures.confusion(np.tile(TRUTH, 2), guesses, CLASSES, "a/b: title")
+    assert drawn == {"stem-a%2Fb": expected}
