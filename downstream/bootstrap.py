@@ -42,6 +42,9 @@ class ClusterBootstrap:
 
 
 def interval(values: Array) -> tuple[Array, Array]:
-    """(B, M) resampled values -> the 2.5 % and 97.5 % points, (M,) each (percentile method)."""
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    """(B, M) resampled values -> the 2.5 % and 97.5 % points, (M,) each (percentile method).
+
+    Resamples in which a figure is undefined (NaN) are left out.
+    """
+    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return low, high

@@ -54,14 +54,11 @@ def statistics(prediction: Array, truth: Array, size: Array, yaw: Array, edges: 
 def reduce(means: Array, edges: Sequence[float]) -> Array:
     """(..., 1 + 2B) means -> (..., 2 + B): mean of the bins' NME, NME of each bin, NME of all pictures.
 
-    Raises:
-        ConfigError: a resample has a bin without pictures.
+    Where a resample has no picture in a bin, the bin and the mean are NaN; an interval leaves such resamples out.
     """
     bins = len(edges) + 1
     everything, sums, shares = means[..., :1], means[..., 1 : 1 + bins], means[..., 1 + bins :]
-    filled = np.asarray(shares.reshape(-1, bins).min(axis=0) > 0)
-    _refuse_empty(filled, edges, "of some resample of the test pictures")
-    each = sums / shares
+    each = np.where(shares > 0, sums / np.where(shares > 0, shares, 1), np.nan)
     return np.concatenate([each.mean(axis=-1, keepdims=True), each, everything], axis=-1)
 
 
@@ -73,19 +70,16 @@ def check(size: Array, yaw: Array, edges: Sequence[float]) -> None:
     """
     if len(flat := np.flatnonzero(~(size > 0))):
         raise ConfigError(f"mesh: the true points of test picture {flat[0]} span no box; mend its labels")
-    _refuse_empty(np.asarray(_inside(yaw, edges).any(axis=0)), edges, "of the test pictures")
+    filled = _inside(yaw, edges).any(axis=0)
+    if not filled.all():
+        name = bin_names(edges)[int(np.argmin(filled))].replace("_", "-")
+        raise ConfigError(
+            f"mesh: none of the test pictures has a yaw of {name} degrees, so that bin has no error; give other "
+            f"yaw_bins (now {list(edges)}; [] measures all pictures together)"
+        )
 
 
 def _inside(yaw: Array, edges: Sequence[float]) -> NDArray[np.bool_]:
     """(N, B) in which bin each picture is; an edge belongs to the lower bin."""
     which = np.searchsorted(np.asarray(edges), np.abs(yaw))
     return np.asarray(np.arange(len(edges) + 1) == which[:, None])
-
-
-def _refuse_empty(filled: NDArray[np.bool_], edges: Sequence[float], whose: str) -> None:
-    if not filled.all():
-        name = bin_names(edges)[int(np.argmin(filled))].replace("_", "-")
-        raise ConfigError(
-            f"mesh: none {whose} has a yaw of {name} degrees, so that bin has no error; give other yaw_bins "
-            f"(now {list(edges)}; [] measures all pictures together)"
-        )

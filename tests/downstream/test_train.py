@@ -179,7 +179,7 @@ def test_it_learns_and_leaves_the_backbone_alone(
     sixty: Pictures,
     tmp_path: Path,
 ) -> None:
-    steps = 90 if settings.get("channels") or frozen else 40
+    steps = 90 if settings.get("channels") or frozen else 60
     prediction, labels, value = _train(
         name, labelled_set, backbone, sixty, tmp_path, settings=settings, frozen=frozen, steps=steps
     )
