@@ -31,7 +31,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, model_validator
-from scipy.integrate import simpson
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -209,7 +208,8 @@ def _box(points: Array) -> Array:
 def area(nme: Array, threshold: float) -> Array:
     """(N,) errors -> (N,) what each adds to the area under the share of errors <= x up to threshold, over threshold.
 
-    The mean over pictures is Simpson's rule on that share at x = 0, 1e-4, 2e-4, ...
+    The mean over pictures is Simpson's rule on that share at x = 0, 1e-4, 2e-4, ... Published code steps by
+    numpy.arange(0, threshold + 1e-4, 1e-4), which for 0.07 goes a step beyond: there its areas are larger by .0014.
     """
     steps, rest = _simpson(threshold)
     return np.asarray(rest[np.searchsorted(steps, nme)], np.float64)
@@ -218,9 +218,10 @@ def area(nme: Array, threshold: float) -> Array:
 @cache
 def _simpson(threshold: float) -> tuple[Array, Array]:
     """The steps x_j, and for j the sum of Simpson's weights from x_j on, over the threshold; 0 behind the last."""
-    steps = np.linspace(0, threshold, round(threshold / STEP) + 1)  # arange may go one step too far
-    weights = simpson(np.eye(len(steps)), x=steps, axis=1)
-    return steps, np.append(np.cumsum(weights[::-1])[::-1], 0) / threshold
+    half = max(1, round(threshold / STEP / 2))
+    steps = np.linspace(0, threshold, 2 * half + 1)
+    weights = np.array([1, *[4, 2] * (half - 1), 4, 1]) / (6 * half)
+    return steps, np.append(np.cumsum(weights[::-1])[::-1], 0)
 
 
 class HeatmapHead(Head):
