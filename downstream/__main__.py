@@ -1,7 +1,9 @@
 """``python -m downstream CONFIG [key=value ...]``: evaluate backbones; ``report`` and ``results`` write it up.
 
 ``cells`` does the costly part of an evaluation beforehand, on as many machines as there are; ``verify`` measures
-backbones on face verification sets.
+backbones on face verification sets; ``compare`` tests finished runs against each other, and ``tables`` puts them
+beside what papers print. ``convert-model`` makes the file of a morphable model, and ``florence``
+compares reconstructed faces with scans.
 """
 
 from __future__ import annotations
@@ -16,14 +18,18 @@ from pydantic import BaseModel
 from configs import cli, load
 from data_prep.stage import WHOLE, parse_part
 from downstream.config import DownstreamConfig, ReportConfig, ResultsConfig
+from downstream.morphable.convert import ConvertConfig
+from downstream.morphable.florence import FlorenceConfig
+from downstream.printed.config import TablesConfig
 from downstream.recognition.config import VerifyConfig
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
 ABOUT = {
-    "": " See also: downstream verify, downstream cells, downstream report, downstream results.",
+    "": " See also: downstream cells, downstream verify, downstream compare, downstream report, downstream results, "
+    "downstream tables, downstream convert-model, downstream florence.",
     "cells": """ Here only its trained cells, row x task x mode x
-fraction x fold, which the evaluation then finds. On two machines that share the folder:
+ fraction x fold, which the evaluation then finds. On two machines that share the folder:
 
   python -m downstream cells configs/downstream/demo.yaml --part 0/2    (and 1/2)
   python -m downstream configs/downstream/demo.yaml                     once, when all parts are done
@@ -32,17 +38,25 @@ fraction x fold, which the evaluation then finds. On two machines that share the
 
 
 def main() -> int:
-    """Choose by the first word: ``cells``, ``report``, ``results``, ``verify``, or else an evaluation."""
+    """Choose by the first word: ``cells``, ``compare``, ``report``, ..., or else an evaluation."""
     words = sys.argv[1:]
     action = words[0] if words else ""
     if action == "cells":
         return _run_cells(words[1:])
+    if action == "compare":
+        return _run_compare(words[1:])
+    if action == "tables":
+        return _run(words[1:], TablesConfig, action, _tables)
     if action == "report":
         return _run(words[1:], ReportConfig, action, _report)
     if action == "results":
         return _run(words[1:], ResultsConfig, action, _results)
     if action == "verify":
         return _run(words[1:], VerifyConfig, action, _verify)
+    if action == "convert-model":
+        return _run(words[1:], ConvertConfig, action, _convert)
+    if action == "florence":
+        return _run(words[1:], FlorenceConfig, action, _florence)
     return _run(words, DownstreamConfig, "", _evaluate)
 
 
@@ -63,6 +77,26 @@ def _run_cells(words: list[str]) -> int:
     )
     arguments = parser.parse_intermixed_args(words)
     _cells(load(arguments.config, arguments.overrides, schema=DownstreamConfig), arguments.part)
+    return cli.DONE
+
+
+def _run_compare(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m downstream compare",
+        description="Finished evaluations on the same test pictures side by side: mean and spread over seeds, paired "
+        "tests over seeds, and intervals of the differences over people. Rows of one name are seeds of one thing.",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a run directory; NAME=RUN puts NAME before the names of its rows",
+    )
+    parser.add_argument("--output", metavar="FOLDER", help="all metrics as HTML, Markdown, LaTeX and JSON")
+    arguments = parser.parse_args(words)
+    if len(arguments.runs) < 2:
+        parser.error("give two runs or more")
+    _compare(arguments.runs, arguments.output)
     return cli.DONE
 
 
@@ -112,12 +146,51 @@ def _results(cfg: ResultsConfig) -> None:
     print(cfg.output)
 
 
+def _tables(cfg: TablesConfig) -> None:
+    from downstream.papers import write_tables
+
+    for name, sheet in write_tables(cfg).items():
+        print(f"{sheet.caption}\n\n{sheet.terminal()}\n\n{cfg.output}/{name}.html\n")
+
+
+def _compare(runs: list[str], output: str | None) -> None:
+    from downstream.across import compare_runs
+
+    for sheet in compare_runs(runs, output):
+        print(f"{sheet.caption}\n\n{sheet.terminal()}\n")
+    if output:
+        print(f"{output}/values.html, {output}/differences.html")
+
+
 def _verify(cfg: VerifyConfig) -> None:
     from downstream.recognition.show import markdown
     from downstream.recognition.verify import verify
 
     print(markdown(verify(cfg).results))
     print(f"{cfg.output}/verification.json")
+
+
+def _convert(cfg: ConvertConfig) -> None:
+    from downstream.morphable.model import save_model
+
+    model = cfg.source.read()
+    save_model(cfg.output, model)
+    surface = "no triangles" if model.triangles is None else f"{len(model.triangles)} triangles"
+    print(
+        f"{model.name}: {len(model.mean)} vertices, {surface}, {model.sizes[0]} + {model.sizes[1]} components"
+    )
+    print(cfg.output)
+
+
+def _florence(cfg: FlorenceConfig) -> None:
+    from downstream.morphable.florence import florence
+
+    result = florence(cfg)
+    print(
+        f"{result['pairs']} pairs: mean error {result['mean_error']:.4f} of the distance of the outer eye corners, "
+        f"{result['mean_millimetres']:.2f} mm"
+    )
+    print(f"{cfg.output}/florence.json")
 
 
 if __name__ == "__main__":

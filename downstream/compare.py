@@ -39,7 +39,9 @@ class Place(NamedTuple):
 def compare(
     cfg: DownstreamConfig, bench: Bench, predictions: Predictions
 ) -> tuple[tuple[Measurement, ...], tuple[Comparison, ...]]:
-    """Score every cell of every row, and every pretrained row against every other kind of row."""
+    """Score every cell of every row; compare every pretrained row with every other kind of row, and the first of them
+    with the others.
+    """
     pretrained = [row.name for row in cfg.initialisations if isinstance(row, Checkpoint)]
     baselines = [row.name for row in cfg.initialisations if not isinstance(row, Checkpoint)]
     measurements: list[Measurement] = []
@@ -51,7 +53,7 @@ def compare(
             for cell, prediction in cells.items():
                 which = Place(bench.tasks[cell[0]], cell, subset)
                 measurements += _measurements(row, which, prediction, scores[row, cell])
-        for row, baseline in product(pretrained, baselines):
+        for row, baseline in (*product(pretrained, baselines), *product(pretrained[:1], pretrained[1:])):
             for cell in predictions[row]:
                 if cell in predictions[baseline]:
                     which = Place(bench.tasks[cell[0]], cell, subset)

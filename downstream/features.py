@@ -44,6 +44,17 @@ class Network:
     mean: Tensor
     std: Tensor
 
+    @property
+    def header(self) -> dict[str, str]:
+        """As a hand-off file says it."""
+        return {
+            "architecture": self.architecture,
+            "width": str(self.width),
+            "image_size": str(self.size),
+            "mean": json.dumps(self.mean.tolist()),
+            "std": json.dumps(self.std.tolist()),
+        }
+
     def normalise(self, images: Tensor) -> Tensor:
         """(N, 3, size, size) values 0..255 -> what ``module`` expects."""
         mean, std = self.mean.to(images.device), self.std.to(images.device)

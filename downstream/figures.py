@@ -20,7 +20,7 @@ from downstream.tables import Line, heading, percent
 
 ACCENT = "#0b6e8a"
 INK, GREY, PALE = "#1c1c1c", "#6f6f6f", "#a9a9a9"
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9,
     "font.family": "sans-serif",
     "axes.spines.top": False,
@@ -41,7 +41,7 @@ _STYLE: Any = {
 def _figure(width: float, height: float) -> Iterator[tuple[Figure, list[str]]]:
     """A figure in inches; the list receives its data URI. No pyplot: there is no state to clean up."""
     uri: list[str] = []
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         yield figure, uri
         buffer = io.BytesIO()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,12 +18,14 @@ from downstream.config import DownstreamConfig, Initialisation, Mode, Pixels
 from downstream.features import Network, Pictures, extract, pixels
 from downstream.model import save_model
 from downstream.protocols import Indices
+from downstream.recognition.train import train_recognition
 from downstream.regimes import PartRows, Split
 from downstream.ridge import ridge
 from downstream.tasks import Task
 from downstream.tasks.recognition import Recognition
 from downstream.tasks.task import Array
 from downstream.train import train
+from pretrain import backbones
 
 Cell = tuple[str, Mode, float]
 """Task, mode, fraction."""
@@ -40,6 +42,9 @@ class Training:
     mode: Mode
     fraction: float
     part: int
+
+    def __str__(self) -> str:
+        return f"{self.row}, {self.task}, {self.mode}, {self.fraction:g} of the labels"
 
     def path(self, folder: Path) -> Path:
         """Where its predictions are kept."""
@@ -204,13 +209,22 @@ def trainings(cfg: DownstreamConfig, parts: int) -> list[Training]:
 def run(each: Training, network: Network, bench: Bench, cfg: DownstreamConfig) -> Prediction:
     """Train one and keep its predictions; only read them if they are kept already."""
     task, part = bench.tasks[each.task], bench.split.parts[each.part]
-    rows, test = bench.train_rows(task, part, each.fraction), np.array(part.test_rows, dtype=np.int64)
-    path = each.path(bench.cells)
-    if path.exists():
-        return Prediction(np.load(path, allow_pickle=False), len(rows))
-    recipe = task.recipe or cfg.recipe
-    pictures = bench.pictures[network.size]
-    name = f"{each.row}, {task.title}, {each.mode}, {each.fraction:.0%} of the labels"
+    rows, path = bench.train_rows(task, part, each.fraction), each.path(bench.cells)
+    if not path.exists():
+        if isinstance(task, Recognition):
+            values = _learn_people(each, task, network, rows, bench, cfg)
+        else:
+            values = _learn(each, task, network, rows, bench, cfg)
+        with atomic_write(path) as file:
+            np.save(file, values)
+    return Prediction(np.load(path, allow_pickle=False), len(rows))
+
+
+def _learn(
+    each: Training, task: Task, network: Network, rows: Indices, bench: Bench, cfg: DownstreamConfig
+) -> Array:
+    """(N_test, P) predictions of a network that was trained on ``rows``."""
+    recipe, pictures = task.recipe or cfg.recipe, bench.pictures[network.size]
     model = train(
         network,
         task,
@@ -222,13 +236,32 @@ def run(each: Training, network: Network, bench: Bench, cfg: DownstreamConfig) -
         frozen=each.mode == "frozen",
         seed=cfg.train_seed,
         device=bench.device,
-        checkpoint=path.with_suffix(".pt"),
-        name=name,
+        checkpoint=each.path(bench.cells).with_suffix(".pt"),
+        name=str(each),
     )
-    values = model.predict_rows(pictures, test, name)
     if bench.models:
         note = {"row": each.row, "mode": each.mode, "fraction": f"{each.fraction:g}"}
         save_model(each.path(bench.models).with_suffix(".safetensors"), model, bench.crop, note)
-    with atomic_write(path) as file:
-        np.save(file, values)
-    return Prediction(values, len(rows))
+    return model.predict_rows(pictures, _test(bench, each), str(each))
+
+
+def _learn_people(
+    each: Training, task: Recognition, network: Network, rows: Indices, bench: Bench, cfg: DownstreamConfig
+) -> Array:
+    """(N_test, F) features of a backbone that was trained to tell the people in ``rows`` apart."""
+    folder = each.path(bench.cells).with_suffix("")
+    backbone, header = network.module, network.header
+    tuned = train_recognition(
+        cfg.data, rows, backbone, header, task.cosface, folder, seed=cfg.train_seed, device=cfg.device
+    )
+    assert tuned is not None  # nobody can ask it to stop
+    if bench.models:
+        with atomic_write(each.path(bench.models).with_suffix(".safetensors")) as file:
+            file.write(tuned.read_bytes())
+    learnt = replace(network, module=backbones.load(tuned)[0])
+    pictures = bench.pictures[network.size]
+    return extract(learnt, pictures, _test(bench, each), bench.device, str(each)).astype(np.float64)
+
+
+def _test(bench: Bench, each: Training) -> Indices:
+    return np.array(bench.split.parts[each.part].test_rows, dtype=np.int64)

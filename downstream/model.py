@@ -73,18 +73,16 @@ def save_model(path: Path, model: TaskNetwork, crop: dict[str, Any], note: dict[
         crop: How the faces of the training set were cut, from its manifest.
         note: What else the header says.
     """
-    network = model.network
-    header = note | {
-        "format": FORMAT,
-        "task": model.task.model_dump_json(exclude={"recipe"}),
-        "architecture": network.architecture,
-        "width": str(network.width),
-        "image_size": str(network.size),
-        "mean": json.dumps(network.mean.tolist()),
-        "std": json.dumps(network.std.tolist()),
-        "crop": json.dumps(crop),
-        "labels": str(model.labels),
-    }
+    header = (
+        note
+        | model.network.header
+        | {
+            "format": FORMAT,
+            "task": model.task.model_dump_json(exclude={"recipe"}),
+            "crop": json.dumps(crop),
+            "labels": str(model.labels),
+        }
+    )
     tensors = {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}
     with atomic_write(path) as file:
         file.write(save(tensors, header))

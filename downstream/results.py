@@ -232,6 +232,7 @@ def inputs_hash(cfg: DownstreamConfig) -> str:
     parts = [config_hash(cfg, exclude={"output", "device", "memory_gb"}), str(VERSION)]
     parts += [read_manifest(path).sha256 for path in (cfg.data, cfg.test_data) if path]
     parts += [sha256_file(path) for row in cfg.initialisations if (path := weights(row))]
+    parts += [sha256_file(path) for task in cfg.tasks for path in task.files]
     return hashlib.sha256("/".join(parts).encode()).hexdigest()[:16]
 
 
@@ -246,7 +247,8 @@ def finished(cfg: DownstreamConfig) -> bool:
     """Whether exactly this evaluation is on disk."""
     if not (Path(cfg.output) / "metrics.json").exists():
         return False
-    sources = [path for row in cfg.initialisations if (path := weights(row))]
+    sources: list[str | Path] = [path for row in cfg.initialisations if (path := weights(row))]
+    sources += [path for task in cfg.tasks for path in task.files]
     if not all(Path(path).exists() for path in (cfg.data, cfg.test_data or cfg.data, *sources)):
         return False
     return read_metrics(cfg.output).inputs == inputs_hash(cfg)

@@ -1,18 +1,18 @@
-"""docs/results.md: a section a study; paired seeds side by side, and how often the sign of the difference holds."""
+"""docs/results.md: a section a study; paired seeds side by side, their spread, and tests of the differences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from statistics import mean
-
-from scipy.stats import binomtest
+from statistics import mean, stdev
+from typing import Literal
 
 from configs import ConfigError
 from data_prep.files import atomic_write
 from downstream import figures
 from downstream.config import Study
+from downstream.paired import least_sign_p, paired
 from downstream.results import Metrics, read_curve, read_metrics
 from downstream.tables import Line, heading, lines, number, percent, span
 
@@ -90,9 +90,10 @@ def _seeds(count: int) -> str:
         return "One pretraining seed and one random initialisation of the same network."
     return (
         f"{count} pretraining seeds, each paired with another random initialisation of the same network; values "
-        "are those of the seeds, in order. *Same sign* counts the seeds in which the pretrained backbone is "
-        f"better; p is the two-sided sign test, whose smallest value with {count} seeds is "
-        f"{_sign_test(count, count):.3g}."
+        "are those of the seeds, in order, and below them their mean ± standard deviation (n − 1). *Same sign* "
+        "counts the seeds in which the pretrained backbone is better; p is the two-sided sign test, whose smallest "
+        f"value with {count} seeds is {least_sign_p(count):.3g}, and t p the paired t-test over the seeds, which "
+        "takes the differences as normal. No p is corrected for the number of lines."
     )
 
 
@@ -116,28 +117,36 @@ def _table(metrics: Metrics, table: list[tuple[Line, ...]]) -> Iterator[str]:
         arrow = "↓" if first.metric.better == "lower" else "↑"
         cells = [first.task.title, f"{heading(first.metric)} {arrow}", percent(first.fraction)]
         for name in names:
-            cells.append(" · ".join(number(x.values[name].value, unit) for x in same if name in x.values))
+            cells.append(_values([x.values[name].value for x in same if name in x.values], unit))
         for name in baselines:
             cells += _differences(same, name)[: 1 + signs]
         yield "| " + " | ".join(cells) + " |"
+
+
+def _values(seeds: Sequence[float], unit: Literal["%", "deg", ""]) -> str:
+    """Each, and what they have in common if they differ."""
+    text = " · ".join(number(value, unit) for value in seeds)
+    if len(set(seeds)) < 2:
+        return text
+    return f"{text}<br>{number(mean(seeds), unit)} ± {number(stdev(seeds), unit)}"
 
 
 def _differences(same: tuple[Line, ...], baseline: str) -> tuple[str, str]:
     compared = [line.comparisons[baseline] for line in same if baseline in line.comparisons]
     if not compared:
         return "", ""
-    unit, wanted = same[0].metric.unit, -1 if same[0].metric.better == "lower" else 1
+    unit = same[0].metric.unit
     texts = []
     for c in compared:
         text = f"{number(c.difference, unit, sign=True)} {span(c.low, c.high, unit)}"
         texts.append(f"**{text}**" if c.excludes_zero else text)
-    better = sum(c.difference * wanted > 0 for c in compared)
     if len(compared) == 1:
         return texts[0], ""
-    p = _sign_test(better, len(compared))
-    average = number(mean(c.difference for c in compared), unit, sign=True)
-    return "<br>".join(texts) + f"<br>mean {average}", f"{better} of {len(compared)}, p = {p:.3g}"
-
-
-def _sign_test(successes: int, count: int) -> float:
-    return float(binomtest(successes, count).pvalue)
+    tests = paired([c.difference for c in compared], [0.0] * len(compared), same[0].metric.better)
+    spread = f"mean {number(tests.mean, unit, sign=True)} ± {number(tests.std or 0.0, unit)}"
+    sign = f"{tests.better} of {tests.count}" + (
+        f", p = {tests.sign_p:.3g}" if tests.sign_p is not None else ""
+    )
+    return "<br>".join([*texts, spread]), sign + (
+        f"<br>t p = {tests.t_p:.2g}" if tests.t_p is not None else ""
+    )

@@ -91,10 +91,15 @@ def feature_dim(backbone: ResNet) -> int:
 
 
 def save_backbone(path: Path, backbone: ResNet, metadata: Mapping[str, str]) -> None:
-    """Write the weights (contiguous, on the CPU) and ``metadata`` (text to text), atomically."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
+    """Write the weights and ``metadata``, atomically."""
     with atomic_write(path) as file:
-        file.write(_with_sorted_header(save(tensors, dict(metadata))))
+        file.write(serialise(backbone, metadata))
+
+
+def serialise(backbone: ResNet, metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a hand-off file: the weights, contiguous, and ``metadata``, text to text."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
+    return _with_sorted_header(save(tensors, dict(metadata)))
 
 
 def _with_sorted_header(content: bytes) -> bytes:

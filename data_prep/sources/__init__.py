@@ -9,7 +9,17 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
+from configs import Config
 from data_prep.stage import Shard
+
+
+class Photographs(Config):
+    """Base of the configuration of every source but the renderer."""
+
+    @property
+    def synthetic(self) -> bool:
+        """Are the faces rendered rather than photographed?"""
+        return False
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from configs import Config, ConfigError
-from data_prep.sources import Found, Published
+from configs import ConfigError
+from data_prep.sources import Found, Photographs, Published
 from data_prep.sources.corpus import Corpus, input_schema, vectors, visible_files
 from data_prep.stage import Shard
 from data_prep.tables import vector
@@ -74,7 +74,7 @@ HEADER = (
 )
 
 
-class AffectNetConfig(Config):
+class AffectNetConfig(Photographs):
     """AffectNet."""
 
     kind: Literal["affectnet"]
@@ -88,11 +88,6 @@ class AffectNetConfig(Config):
     "uncertain", and 10, "non-face", have not. The new release holds 0 to 7."""
     automatic: bool = False
     """Old release: take the automatically annotated pictures too."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
     @model_validator(mode="after")
     def _known(self) -> AffectNetConfig:

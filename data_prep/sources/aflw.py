@@ -32,8 +32,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from configs import Config, ConfigError
-from data_prep.sources import Found, Published
+from configs import ConfigError
+from data_prep.sources import Found, Photographs, Published
 from data_prep.sources.corpus import Corpus, by_picture, flags, known
 from data_prep.sources.matlab import numbers, read_mat
 from data_prep.stage import Shard
@@ -68,7 +68,7 @@ PUBLISHED = (
 )
 
 
-class AFLWConfig(Config):
+class AFLWConfig(Photographs):
     """AFLW-19."""
 
     kind: Literal["aflw"]
@@ -77,11 +77,6 @@ class AFLWConfig(Config):
     """The folder with AFLWinfo_release.mat and data/flickr in it."""
     splits: tuple[Literal["train", "test"], ...] = Field(("train", "test"), min_length=1)
     """Which faces."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from typing import Literal
 
 import pyarrow as pa
 
-from configs import Config, ConfigError
-from data_prep.sources import Found, Published
+from configs import ConfigError
+from data_prep.sources import Found, Photographs, Published
 from data_prep.sources.corpus import Corpus, labelled_files
 from data_prep.sources.w300lp import FIT, read_face
 from data_prep.stage import Shard
@@ -38,18 +38,13 @@ LABELS: pa.StructType = pa.struct(
 picture, not of the crop."""
 
 
-class AFLW2000Config(Config):
+class AFLW2000Config(Photographs):
     """AFLW2000-3D."""
 
     kind: Literal["aflw2000"]
     """aflw2000"""
     path: Path
     """The folder with image00002.jpg, image00002.mat ... in it."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from configs import Config, ConfigError
-from data_prep.sources import Published
+from configs import ConfigError
+from data_prep.sources import Photographs, Published
 from data_prep.sources.corpus import Corpus, input_schema
 from data_prep.sources.intensities import Intensities, read_intensities
 from data_prep.tables import table_of, vector
@@ -73,7 +73,7 @@ CODES = ("AUCoding/AU_INT", "AU Intensity Codes3.0", "AU-Intensity-Codes3.0")
 _PICTURE = re.compile(r"0*(\d{1,9})\.jpe?g", re.IGNORECASE | re.ASCII)
 
 
-class BP4DConfig(Config):
+class BP4DConfig(Photographs):
     """BP4D."""
 
     kind: Literal["bp4d"]
@@ -83,11 +83,6 @@ class BP4DConfig(Config):
     codes: Path | None = None
     """The folder with AU06, AU10, ... in it, below path unless it starts with a slash; unless given,
     AUCoding/AU_INT or "AU Intensity Codes3.0"."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from configs import Config, ConfigError
-from data_prep.sources import Found, Published
+from configs import ConfigError
+from data_prep.sources import Found, Photographs, Published
 from data_prep.sources.corpus import Corpus, flags, input_schema, known
 from data_prep.sources.matlab import numbers, read_mat
 from data_prep.stage import Shard
@@ -74,7 +74,7 @@ PUBLISHED = {
 }
 
 
-class COFWConfig(Config):
+class COFWConfig(Photographs):
     """COFW."""
 
     kind: Literal["cofw"]
@@ -83,11 +83,6 @@ class COFWConfig(Config):
     """The folder with COFW_train_color.mat and COFW_test_color.mat in it, and COFW68_Data where that is at hand."""
     splits: tuple[Literal["train", "test"], ...] = Field(("train", "test"), min_length=1)
     """Which files."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from configs import Config, ConfigError
+from data_prep.sources import Photographs
 from data_prep.sources.corpus import Corpus, input_schema
 from data_prep.tables import PIXEL_POINTS, table_of, vector
 
@@ -59,7 +60,7 @@ class Label(Config):
         return len(self.columns) or self.length or 0
 
 
-class CSVConfig(Config):
+class CSVConfig(Photographs):
     """Pictures and labels that a CSV file names."""
 
     kind: Literal["csv"]
@@ -78,11 +79,6 @@ class CSVConfig(Config):
     the first pixel at 0.5, 0.5; split. Others are carried along as they are."""
     label: str = "none"
     """The label, an integer or a name, that becomes the .beton's."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
     @model_validator(mode="after")
     def _known_labels_have_their_type(self) -> CSVConfig:

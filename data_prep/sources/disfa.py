@@ -27,8 +27,8 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from configs import Config, ConfigError
-from data_prep.sources import Published
+from configs import ConfigError
+from data_prep.sources import Photographs, Published
 from data_prep.sources.corpus import Corpus, input_schema, visible_files
 from data_prep.sources.intensities import Intensities, read_intensities
 from data_prep.tables import table_of, vector
@@ -62,7 +62,7 @@ _VIDEO = re.compile(r"(left|right)video(sn(\d{3}))\w*", re.IGNORECASE | re.ASCII
 _PICTURE = re.compile(r"0*(\d{1,9})\.(?:jpe?g|png)", re.IGNORECASE | re.ASCII)
 
 
-class DISFAConfig(Config):
+class DISFAConfig(Photographs):
     """DISFA, its videos unpacked."""
 
     kind: Literal["disfa"]
@@ -73,11 +73,6 @@ class DISFAConfig(Config):
     """The folder of frames that 'python -m data_prep frames' made, below path unless it starts with a slash."""
     cameras: tuple[Literal["left", "right"], ...] = Field(("left",), min_length=1)
     """Whose frames are taken. The labels are the same, so a second camera adds views, not moments."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from configs import Config, ConfigError
-from data_prep.sources import Found, Published
+from configs import ConfigError
+from data_prep.sources import Found, Photographs, Published
 from data_prep.sources.affectnet import CLASSES
 from data_prep.sources.corpus import Corpus, input_schema, shard_rows
 from data_prep.stage import Shard
@@ -68,7 +68,7 @@ PUBLISHED = {
 _log = logging.getLogger(__name__)
 
 
-class FERPlusConfig(Config):
+class FERPlusConfig(Photographs):
     """FERPlus."""
 
     kind: Literal["ferplus"]
@@ -77,11 +77,6 @@ class FERPlusConfig(Config):
     """The folder with fer2013.csv, fer2013new.csv and data/ in it."""
     votes: Literal["label.csv", "fer2013new.csv"] = "label.csv"
     """Whose votes count. The published counts are those of label.csv."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
 
 @dataclass(frozen=True)

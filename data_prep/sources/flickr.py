@@ -17,7 +17,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from configs import Config
+from data_prep.sources import Photographs
 from data_prep.sources.downloaded import Downloaded
 from data_prep.tables import NO_LABELS
 
@@ -44,7 +44,7 @@ FIRST_DAY = date(2004, 2, 1)
 """Nothing is older: Flickr opened in February 2004."""
 
 
-class FlickrConfig(Config):
+class FlickrConfig(Photographs):
     """Photographs of Flickr by tag and licence."""
 
     kind: Literal["flickr"]
@@ -69,11 +69,6 @@ class FlickrConfig(Config):
     """Where the searches go."""
     picture_url: str = "https://live.staticflickr.com"
     """Where the pictures are."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
     @model_validator(mode="after")
     def _sensible(self) -> FlickrConfig:

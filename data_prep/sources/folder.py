@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from configs import Config, ConfigError
+from configs import ConfigError
 from data_prep.files import digest
 from data_prep.names import name_to_text
-from data_prep.sources import Found, Published
+from data_prep.sources import Found, Photographs, Published
 from data_prep.stage import Shard
 from data_prep.tables import NO_LABELS
 
@@ -28,7 +28,7 @@ PICTURE_SUFFIXES = frozenset(
 PERSON: pa.StructType = pa.struct({"identity": pa.int64(), "person": pa.string()})
 
 
-class FolderConfig(Config):
+class FolderConfig(Photographs):
     """A folder of pictures."""
 
     kind: Literal["folder"]
@@ -41,11 +41,6 @@ class FolderConfig(Config):
     identity_from: Literal["none", "folder"] = "none"
     """folder: a picture shows the person that its sub-folder of the folder is named after. Identities are counted
     in the order of the names of these sub-folders; a picture outside of them has none."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
 
 @dataclass(frozen=True)

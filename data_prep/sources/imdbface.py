@@ -17,8 +17,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from configs import Config
-from data_prep.sources import Published
+from data_prep.sources import Photographs, Published
 from data_prep.sources.corpus import input_schema, vectors
 from data_prep.sources.downloaded import Downloaded
 from data_prep.tables import vector
@@ -42,18 +41,13 @@ SAME_SHAPE = 0.03
 rounded."""
 
 
-class IMDbFaceConfig(Config):
+class IMDbFaceConfig(Photographs):
     """IMDb-Face: its list, and the pictures that are fetched from it."""
 
     kind: Literal["imdb_face"]
     """imdb_face"""
     path: Path
     """The folder with IMDb-Face.csv, which is filled and read."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
 
 @dataclass(frozen=True)

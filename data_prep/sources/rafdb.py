@@ -26,8 +26,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from configs import Config, ConfigError
-from data_prep.sources import Published
+from configs import ConfigError
+from data_prep.sources import Photographs, Published
 from data_prep.sources.affectnet import CLASSES
 from data_prep.sources.corpus import Corpus, input_schema
 from data_prep.tables import table_of, vector
@@ -53,7 +53,7 @@ _NAME = re.compile(r"((train|test)_\d{1,9})\.jpg\b", re.ASCII)
 _log = logging.getLogger(__name__)
 
 
-class RAFDBConfig(Config):
+class RAFDBConfig(Photographs):
     """RAF-DB, basic."""
 
     kind: Literal["rafdb"]
@@ -62,11 +62,6 @@ class RAFDBConfig(Config):
     """The folder "basic", with EmoLabel and Image in it."""
     pictures: Literal["aligned", "original"] = "aligned"
     """The aligned faces, or the photographs that they were cut from."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
 
 @dataclass(frozen=True)

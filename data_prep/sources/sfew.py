@@ -22,8 +22,8 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from configs import Config, ConfigError
-from data_prep.sources import Published
+from configs import ConfigError
+from data_prep.sources import Photographs, Published
 from data_prep.sources.affectnet import CLASSES
 from data_prep.sources.corpus import Corpus, input_schema, visible_files
 from data_prep.tables import table_of
@@ -58,7 +58,7 @@ TEST = 372
 _log = logging.getLogger(__name__)
 
 
-class SFEWConfig(Config):
+class SFEWConfig(Photographs):
     """SFEW 2.0."""
 
     kind: Literal["sfew"]
@@ -67,11 +67,6 @@ class SFEWConfig(Config):
     """The folder with Train, Val and Test, or with Train_Aligned_Faces ..., in it."""
     splits: tuple[Literal["train", "val", "test"], ...] = Field(("train", "val"), min_length=1)
     """Which parts; test has no labels."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
-from configs import Config, ConfigError
-from data_prep.sources import Published
+from configs import ConfigError
+from data_prep.sources import Photographs, Published
 from data_prep.sources.corpus import Corpus, input_schema, vectors
 from data_prep.tables import vector
 
@@ -65,7 +65,7 @@ _BLOCK = 1 << 24  # bytes of a list at a time: 3 million lines are never split i
 _log = logging.getLogger(__name__)
 
 
-class VGGFace2Config(Config):
+class VGGFace2Config(Photographs):
     """VGGFace2 as distributed, unpacked."""
 
     kind: Literal["vggface2"]
@@ -74,11 +74,6 @@ class VGGFace2Config(Config):
     """The folder with train/, test/, train_list.txt, test_list.txt and bb_landmark/."""
     splits: tuple[Literal["train", "test"], ...] = Field(("train", "test"), min_length=1)
     """Which parts; the identities of the two are disjoint."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from configs import Config, ConfigError
-from data_prep.sources import Found, Published
+from configs import ConfigError
+from data_prep.sources import Found, Photographs, Published
 from data_prep.sources.corpus import Corpus, known, labelled_files, tight_box
 from data_prep.sources.matlab import read_mat
 from data_prep.stage import Shard
@@ -78,7 +78,7 @@ LABELS: pa.StructType = pa.struct(
 where there is none. split: train or test. subset: train, common, challenge, indoor or outdoor."""
 
 
-class W300Config(Config):
+class W300Config(Photographs):
     """300W."""
 
     kind: Literal["300w"]
@@ -87,11 +87,6 @@ class W300Config(Config):
     """The folder with afw, helen, lfpw, ibug and 300W in it."""
     subsets: tuple[Subset, ...] = Field(("train", "common", "challenge", "indoor", "outdoor"), min_length=1)
     """Which parts. "full" is common and challenge, "300W test" is indoor and outdoor."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
 
 @dataclass(frozen=True)

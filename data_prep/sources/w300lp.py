@@ -34,8 +34,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from configs import Config, ConfigError
-from data_prep.sources import Found, Published
+from configs import ConfigError
+from data_prep.sources import Found, Photographs, Published
 from data_prep.sources.corpus import Corpus, known, labelled_files, tight_box
 from data_prep.sources.matlab import numbers, read_mat
 from data_prep.stage import Shard
@@ -56,7 +56,7 @@ PUBLISHED = {"AFW": 5_207, "HELEN": 37_676, "IBUG": 1_786, "LFPW": 16_556}
 """Pictures of each folder, 61,225 in all; 122,450 with the mirrored ones, which are as many in each folder."""
 
 
-class W300LPConfig(Config):
+class W300LPConfig(Photographs):  # warped to other views, but not rendered
     """300W-LP."""
 
     kind: Literal["300w_lp"]
@@ -67,11 +67,6 @@ class W300LPConfig(Config):
     """Take the mirrored pictures too, as the corpus is counted; a training that mirrors needs them not."""
     parameters: bool = False
     """Carry shape_para, exp_para and pose_para, the fit of the morphable model: 235 numbers more for every face."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed? Photographs warped to other views do not count."""
-        return False
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from configs import Config, ConfigError
-from data_prep.sources import Published
+from configs import ConfigError
+from data_prep.sources import Photographs, Published
 from data_prep.sources.corpus import Corpus, by_picture, known
 from data_prep.tables import vector
 
@@ -52,7 +52,7 @@ PUBLISHED_SUBSETS = dict(zip(ATTRIBUTES, (326, 314, 698, 206, 736, 773), strict=
 _NAME = re.compile(r"[^./\s][^/]*/[^./\s][^/]*\.(jpe?g|png)", re.IGNORECASE)
 
 
-class WFLWConfig(Config):
+class WFLWConfig(Photographs):
     """WFLW."""
 
     kind: Literal["wflw"]
@@ -61,11 +61,6 @@ class WFLWConfig(Config):
     """The folder with WFLW_images and WFLW_annotations in it."""
     splits: tuple[Literal["train", "test"], ...] = Field(("train", "test"), min_length=1)
     """Which lists."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
 
 @dataclass(frozen=True)

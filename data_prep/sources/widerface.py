@@ -27,8 +27,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from configs import Config, ConfigError
-from data_prep.sources import Published
+from configs import ConfigError
+from data_prep.sources import Photographs, Published
 from data_prep.sources.corpus import Corpus, input_schema
 from data_prep.tables import vector
 
@@ -51,7 +51,7 @@ _INVALID = 4 + ATTRIBUTES.index("invalid")
 _log = logging.getLogger(__name__)
 
 
-class WiderFaceConfig(Config):
+class WiderFaceConfig(Photographs):
     """WIDER FACE as distributed, unpacked."""
 
     kind: Literal["widerface"]
@@ -60,11 +60,6 @@ class WiderFaceConfig(Config):
     """The folder with WIDER_train/, WIDER_val/, WIDER_test/ and wider_face_split/."""
     splits: tuple[Literal["train", "val", "test"], ...] = Field(("train", "val", "test"), min_length=1)
     """Which parts; test has no annotations."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Are the faces rendered rather than photographed?"""
-        return False
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,11 @@ class BinSet(Config):
     path: Path
     """The .bin."""
 
+    @property
+    def files(self) -> list[Path]:
+        """What decides its pairs and its pictures."""
+        return [self.path]
+
 
 class ListSet(Config):
     """A list of pairs, and the pictures in a .beton made from the dataset's folder."""
@@ -33,6 +38,12 @@ class ListSet(Config):
     """pairs.txt of LFW, pairs_CALFW.txt, pairs_CPLFW.txt, the folder Protocol of CFP, or the .mat of AgeDB."""
     data: Path
     """The .beton; make it with keep.rule=largest_central from the folder that holds the pictures."""
+
+    @property
+    def files(self) -> list[Path]:
+        """What decides its pairs and its pictures; of CFP's folder, the files in it."""
+        listed = sorted(self.pairs.rglob("*.txt")) if self.pairs.is_dir() else [self.pairs]
+        return [self.data.with_suffix(".json"), *listed]
 
 
 class IjbSet(Config):
@@ -49,8 +60,38 @@ class IjbSet(Config):
     data: Path
     """The .beton of the pictures; its detector's scores weigh the faces."""
 
+    @property
+    def files(self) -> list[Path]:
+        """What decides its pairs and its pictures."""
+        return [self.data.with_suffix(".json"), self.pairs, self.faces]
 
-VerificationSet = Annotated[BinSet | ListSet | IjbSet, Field(discriminator="kind")]
+
+class IdentitiesSet(Config):
+    """Pairs drawn from the people of a labelled set of one's own; their number and seed fix them."""
+
+    kind: Literal["identities"]
+    """identities"""
+    name: str
+    """Its name in tables."""
+    data: Path
+    """A .beton whose set.parquet has the column identity."""
+    split: Path | None = None
+    """The file in which an evaluation keeps its split, set.split-SEED-SHARE.json beside the .beton: then only the
+    people held out by it are compared."""
+    pairs: int = Field(default=6000, ge=20, multiple_of=20)
+    """Pairs in all; a tenth in each fold, half of them of one person. 6000 as LFW has."""
+    seed: int = Field(default=0, ge=0)
+    """Of the folds and the pairs."""
+
+    @property
+    def files(self) -> list[Path]:
+        """What decides its pairs and its pictures."""
+        beside = [self.data.with_suffix(suffix) for suffix in (".json", ".parquet")]
+        return beside + ([self.split] if self.split else [])
+
+
+PairSet = BinSet | ListSet | IdentitiesSet
+VerificationSet = Annotated[PairSet | IjbSet, Field(discriminator="kind")]
 
 
 class VerifyConfig(Config):

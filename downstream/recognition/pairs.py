@@ -6,7 +6,6 @@ another matter: in a .beton made of the set's folder, or, for a ``.bin``, inside
 
 from __future__ import annotations
 
-import codecs
 import pickle
 import re
 from collections.abc import Iterator
@@ -240,7 +239,7 @@ def read_bin(path: Path) -> tuple[Pairs, list[bytes]]:
             content = _Restricted(file, encoding="bytes").load()
         pictures, same = content
         files = [_encoded(picture) for picture in pictures]
-        labels = np.array([bool(label) for label in same])
+        labels = np.array([_flag(label) for label in same])
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except ConfigError as error:
@@ -269,6 +268,16 @@ def _encoded(picture: Any) -> bytes:
     if isinstance(picture, bytes):
         return picture
     raise ConfigError(f"a picture is stored as {type(picture).__name__}; expected bytes or a uint8 array")
+
+
+def _flag(label: Any) -> bool:
+    """A label alone, or an array of one, which as an object would be true whatever it holds."""
+    value = np.asarray(label.array if isinstance(label, _Array) else label)
+    if value.size != 1 or value.dtype.kind not in "biu":
+        raise ConfigError(
+            f"whether a pair is one person is stored as {type(label).__name__}; expected a boolean"
+        )
+    return bool(value.item())
 
 
 class _Dtype:
@@ -322,13 +331,24 @@ class _Scalar:
     def __setstate__(self, state: Any) -> None: ...
 
 
+class _Latin1:
+    """Stands for ``codecs.encode``, with which old protocols spell bytes."""
+
+    def __new__(cls, text: str, encoding: Any) -> Any:
+        if encoding not in ("latin1", b"latin1"):
+            _refuse(f"it asks for the encoding {encoding!r}; bytes are spelt in latin1")
+        return text.encode("latin1")
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
 class _Restricted(pickle.Unpickler):
     """Gives what numpy's pickles ask for as stand-ins of ours, and refuses to look up anything else."""
 
     _stand_ins: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy", "ndarray"): _Array,
         ("numpy", "dtype"): _Dtype,
-        ("_codecs", "encode"): codecs.encode,
+        ("_codecs", "encode"): _Latin1,
     } | {
         (f"numpy.{core}.{place}", name): stand_in
         for core in ("core", "_core")

@@ -17,7 +17,8 @@ from data_prep.beton import Beton, read_labels
 from data_prep.images import PictureError, decode_picture
 from downstream.features import resize
 from downstream.recognition import pairs, templates
-from downstream.recognition.config import BinSet, IjbSet, ListSet
+from downstream.recognition.config import BinSet, IdentitiesSet, IjbSet, PairSet
+from downstream.recognition.draw import draw_pairs, people_of
 from downstream.recognition.pairs import Pairs
 from downstream.recognition.templates import Templates
 
@@ -45,7 +46,7 @@ class Pictures:
             yield part, torch.cat([resize(picture, size) for picture in pictures])
 
 
-def open_pairs(config: BinSet | ListSet) -> tuple[Pairs, Pictures]:
+def open_pairs(config: PairSet) -> tuple[Pairs, Pictures]:
     """The pairs of a set, and the pictures that they name.
 
     Raises:
@@ -57,6 +58,10 @@ def open_pairs(config: BinSet | ListSet) -> tuple[Pairs, Pictures]:
         return listed, Pictures(
             len(files), lambda i: _decode(files[i], config.path, i), everywhere, np.ones(len(files))
         )
+    if isinstance(config, IdentitiesSet):
+        listed = draw_pairs(people_of(config.data, config.split), config.pairs, config.seed, config.data)
+        rows = np.array(listed.names, np.int64)
+        return listed, Pictures(len(rows), Beton(config.data).image, rows, np.ones(len(rows)))
     listed = _READERS[config.kind](config.pairs)
     return listed, find_pictures(config.data, listed.names)
 

@@ -18,7 +18,7 @@ from configs import Config, ConfigError, config_hash, dump
 from data_prep.files import atomic_write, sha256_file, write_json
 from downstream.config import Initialisation, Pixels
 from downstream.features import Network, load_network, pixels
-from downstream.recognition.config import BinSet, IjbSet, ListSet, VerifyConfig
+from downstream.recognition.config import IjbSet, PairSet, VerifyConfig
 from downstream.recognition.protocols import (
     Float,
     Roc,
@@ -140,23 +140,12 @@ def inputs_hash(cfg: VerifyConfig) -> str:
     """
     files = [path for row in cfg.initialisations if (path := weights(row))]
     parts = [config_hash(cfg, exclude={"output", "device"}), str(VERSION)]
-    for which in cfg.sets:
-        if isinstance(which, BinSet):
-            files.append(str(which.path))
-        else:
-            files += [str(which.data.with_suffix(".json")), *map(str, _listed(which.pairs))]
-            if isinstance(which, IjbSet):
-                files.append(str(which.faces))
+    files += [str(path) for which in cfg.sets for path in which.files]
     missing = next((path for path in files if not Path(path).is_file()), None)
     if missing:
         raise ConfigError(f"{missing} does not exist; correct the path, or make it first")
     parts += [sha256_file(path) for path in files]
     return hashlib.sha256("/".join(parts).encode()).hexdigest()[:16]
-
-
-def _listed(path: Path) -> list[Path]:
-    """The file of pairs, or the files in CFP's folder of them."""
-    return sorted(path.rglob("*.txt")) if path.is_dir() else [path]
 
 
 # --- one cell ------------------------------------------------------------------------------------------------
@@ -165,7 +154,7 @@ def _listed(path: Path) -> list[Path]:
 def _measure(
     row: Initialisation,
     network: Network | None,
-    which: BinSet | ListSet | IjbSet,
+    which: PairSet | IjbSet,
     cfg: VerifyConfig,
     device: torch.device,
 ) -> Verification:
@@ -193,7 +182,7 @@ def _measure(
 
 def _result(
     row: Initialisation,
-    which: BinSet | ListSet | IjbSet,
+    which: PairSet | IjbSet,
     pairs: int,
     pictures: Pictures,
     curve: Roc,

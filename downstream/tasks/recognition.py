@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from configs import ConfigError
+from downstream.recognition.recipe import CosFaceRecipe
 from downstream.tasks.task import Array, Metric, Task, matrix, ratio
 
 
@@ -26,6 +27,8 @@ class Recognition(Task):
     """Tell people apart that were not trained on."""
 
     name: Literal["recognition"] = "recognition"
+    cosface: CosFaceRecipe = CosFaceRecipe()
+    """How a backbone is fine-tuned; 'recipe' is for the heads of other tasks."""
 
     @property
     def title(self) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -70,6 +71,11 @@ class Task(Config, ABC):
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
         """The M metrics; the first one leads."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files besides the data that decide its figures; none by default."""
+        return ()
 
     @abstractmethod
     def encode(self, table: pa.Table) -> Array:

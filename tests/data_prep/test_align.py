@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
+import cv2
 import numpy as np
 import pytest
 import skimage.transform
@@ -16,9 +19,11 @@ from data_prep.__main__ import load_config
 from data_prep.beton import Beton, read_labels, read_manifest
 from data_prep.config import DataPrepConfig
 from data_prep.crop import TEMPLATE, Border, CropConfig, align_affine, crop, crop_affine, move, move_label
+from data_prep.fetch import read_member
 from data_prep.images import PictureError
 from data_prep.pipeline import STAGES, Pipeline
 from data_prep.tables import PIXEL_POINTS, array_of
+from tests.data_prep.conftest import INSIGHTFACE
 
 ALIGNED = CropConfig(mode="align5")
 ROOT = Path(__file__).parents[2]
@@ -41,9 +46,67 @@ def test_the_matrix_is_umeyamas(size: int, seed: int) -> None:
     landmarks = generator.uniform(0, 2000, 2) + generator.uniform(0.2, 9) * (
         TEMPLATE + generator.normal(0, 6, (5, 2))
     )
-    expected = skimage.transform.SimilarityTransform.from_estimate(landmarks, TEMPLATE * (size / 112))
+    expected = skimage.transform.SimilarityTransform.from_estimate(landmarks, TEMPLATE * (size / 112) + 0.5)
     found = align_affine(landmarks.reshape(-1), size).reshape(2, 3)
     np.testing.assert_allclose(found, expected.params[:2], rtol=1e-5, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def face_align(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """insightface's own file, alone: the package would bring its detectors' dependencies."""
+    path = tmp_path_factory.mktemp("insightface") / "face_align.py"
+    path.write_bytes(read_member(INSIGHTFACE, "insightface/utils/face_align.py"))
+    spec = importlib.util.spec_from_file_location("face_align", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def somewhere(photograph: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.float64], float]:
+    """(5, 2) landmarks of no face, turned anyhow, and the pixels of the photograph to one of a 112 px crop."""
+    generator = np.random.default_rng(seed)
+    scale = float(np.exp(generator.uniform(np.log(0.3), np.log(3))))
+    turn = generator.uniform(-np.pi, np.pi)
+    cos, sin = scale * np.cos(turn), scale * np.sin(turn)
+    points = TEMPLATE - 56 + generator.normal(0, 3, (5, 2))
+    middle = generator.uniform(0.2, 0.8, 2) * photograph.shape[1::-1]
+    return points @ np.array([[cos, sin], [-sin, cos]]) + middle, scale
+
+
+@pytest.mark.filterwarnings("ignore:.*estimate:FutureWarning")
+@pytest.mark.parametrize("size", [112, 224])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_crop_is_norm_crops(
+    size: int, seed: int, face_align: ModuleType, astronaut: Image.Image, t1_image: Image.Image
+) -> None:
+    """The geometry to one grey level on sharp photographs. The pixels on blurred ones: norm_crop takes the four
+    nearest pixels however much it shrinks, so fine detail comes out otherwise.
+    """
+    photograph = np.asarray(t1_image if seed % 2 else astronaut)
+    landmarks, scale = somewhere(photograph, seed)
+    affine = align_affine(landmarks.reshape(-1), size)
+    # In norm_crop's coordinates the middle of the first pixel is at 0, in the photograph and in the crop.
+    matrix = affine.reshape(2, 3).astype(float)
+    matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
+
+    expected = face_align.norm_crop(photograph, landmarks - 0.5, size).astype(int)
+    found = cv2.warpAffine(photograph, matrix, (size, size)).astype(int)
+    assert np.abs(found - expected).max() <= 1
+    assert expected.std() > 10, "nothing was photographed there"
+
+    smooth = cv2.GaussianBlur(photograph, (0, 0), 8 * max(1, scale * 112 / size))
+    expected = face_align.norm_crop(smooth, landmarks - 0.5, size).astype(int)
+    config = CropConfig(mode="align5", image_size=size, border="black")
+    found = np.asarray(crop(smooth, affine, config)).astype(int)
+    inner = np.pad(np.ones(np.array(photograph.shape[:2]) - 16, np.uint8), 8)
+    inside = cv2.warpAffine(inner * 255, matrix, (size, size)) == 255
+    difference = np.abs(found - expected)[inside]
+    assert inside.mean() > 0.2
+    assert (difference > 1).mean() < 1e-3
+    assert difference.max() <= 2
+    assert abs((found - expected)[inside].mean()) < 0.1
 
 
 def test_a_mirrored_face_is_not_mirrored_back() -> None:

@@ -14,7 +14,16 @@ from PIL import Image
 
 from data_prep.beton import SourceNote, write_beton
 from data_prep.synthetic import SyntheticConfig, portrait
+from downstream.protocols import People
+from downstream.regimes import Split, make_split
 from pretrain import backbones
+
+
+def hold_out(identities: np.ndarray, data_sha256: str, share: float) -> Split:
+    """The split of a set by people, as an evaluation makes it."""
+    protocol = People(test_share=share)
+    parts = protocol.parts(pa.table({}), identities, len(identities), 0)
+    return make_split(parts, data_sha256, protocol.model_dump_json(), 0)
 
 
 def write_faces(path: Path, *, people: int, pictures: int, identity_start: int = 0) -> Path:
@@ -32,6 +41,7 @@ def write_faces(path: Path, *, people: int, pictures: int, identity_start: int =
         "face_size": [float((face.box[2:] - face.box[:2]).mean()) for face in faces],
         "identity": [int(face.identity) for face in faces],
         "landmarks68": [face.landmarks68.reshape(-1).tolist() for face in faces],
+        "shape": [face.shape.tolist() for face in faces],
         "pose": [face.pose.tolist() for face in faces],
         "valence": [float(face.valence) for face in faces],
         "arousal": [float(face.arousal) for face in faces],

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+import copyreg
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -195,7 +198,16 @@ PICTURES = [b"\xff\xd8one", b"\xff\xd8two", b"\xff\xd8three", b"\xff\xd8four"]
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("form", ["bytes", "flat", "column"])
-@pytest.mark.parametrize("flags", [[True, False], np.array([True, False]), [np.True_, np.False_]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [True, False],
+        np.array([True, False]),
+        [np.True_, np.False_],
+        [np.array(True), np.array([False])],
+        np.array([[1], [0]]),
+    ],
+)
 def test_bin_in_every_form(tmp_path: Path, protocol: int, form: str, flags: object) -> None:
     stored = [
         picture
@@ -253,6 +265,93 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, pro
         with pytest.raises(ConfigError, match=r"evil\.bin: it asks for .*, which no packed set needs"):
             pairs.read_bin(path)
     assert not target.exists()
+
+
+def text(value: str) -> bytes:
+    """BINUNICODE."""
+    return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()
+
+
+EXTENSION = 0xF0F0F0
+"""A code of copyreg's registry that nobody else has."""
+SYSTEM = {
+    "REDUCE of a GLOBAL": b"cos\nsystem\n%s\x85R.",
+    "REDUCE of a STACK_GLOBAL": b"\x80\x04" + text("os") + text("system") + b"\x93%s\x85R.",
+    "INST": b"(%sios\nsystem\n.",
+    "OBJ": b"(cos\nsystem\n%so.",
+    "EXT4": b"\x80\x02\x84" + EXTENSION.to_bytes(4, "little") + b"%s\x85R.",
+    "BUILD of an object whose __setstate__ was set": b"\x80\x02cargparse\nNamespace\n)\x81}"
+    + text("__setstate__")
+    + b"cos\nsystem\nsb%sb.",
+    "NEWOBJ": b"\x80\x02ccode\nInteractiveInterpreter\n)\x81cos\nsystem\n%s\x85R\x86.",
+    "NEWOBJ_EX": b"\x80\x04cargparse\nNamespace\n)}\x92cos\nsystem\n%s\x85R\x86.",
+    "a name with dots": b"\x80\x04" + text("pathlib") + text("os.system") + b"\x93%s\x85R.",
+    "inside lists, dictionaries and tuples": b"](}N(Ncos\nsystem\n%s\x85Rtse.",
+    "inside the state of an array": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR"
+    b"(K\x01K\x01\x85cos\nsystem\n%s\x85RI00\nC\x01atb.",
+    "among the arguments of an array": b"cnumpy.core.multiarray\n_reconstruct\n"
+    b"(cos\nsystem\n%s\x85RK\x00\x85C\x01btR.",
+}
+"""How a pickle calls what it likes; %s is where the argument goes."""
+
+
+@pytest.fixture
+def extension() -> Iterator[None]:
+    copyreg.add_extension("os", "system", EXTENSION)
+    yield
+    copyreg.remove_extension("os", "system", EXTENSION)
+
+
+@pytest.mark.usefixtures("extension")
+@pytest.mark.filterwarnings("ignore:numpy.core:DeprecationWarning")
+@pytest.mark.parametrize("route", SYSTEM)
+def test_every_way_to_run_code_is_closed(tmp_path: Path, route: str) -> None:
+    target, path = tmp_path / "was here", tmp_path / "evil.bin"
+    path.write_bytes(SYSTEM[route] % text(f"touch '{target}'"))
+    with pytest.raises(ConfigError, match=r"evil\.bin: it asks for .*, which no packed set needs"):
+        pairs.read_bin(path)
+    assert not target.exists()
+    # The pickle is one that works.
+    with contextlib.suppress(Exception):
+        pickle.loads(path.read_bytes())
+    assert target.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Pone.",
+        b"\x80\x02K\x01Q.",
+        b"\x80\x02\x82\x07.",  # EXT1, a code that is not registered
+        b"\x80\x02cnumpy\nndarray\n)\x81}" + text("array") + b"Nsb.",  # attributes of a stand-in
+        b"\x80\x02cnumpy\nndarray\n}" + text("__iter__") + b"Nsb.",  # and of its class
+        b"\x80\x02c_codecs\nencode\n}" + text("__doc__") + b"Nsb.",
+        b"c_codecs\nencode\n" + text("abc") + text("zlib_codec") + b"\x86R.",
+        b"cnumpy\nndarray.tofile\n.",
+        b"\x80\x04" + text("numpy") + text("ndarray.tofile") + b"\x93.",
+        b"cnumpy.core.multiarray\nfromfile\n.",
+        pickle.dumps((np.array(PICTURES, object), [True, False]), 2),
+        pickle.dumps((PICTURES, np.array([True, False], object)), 4),
+        pickle.dumps((np.zeros(4, [("a", object)]), [True, False]), 4),
+        pickle.dumps((np.ma.masked_array(np.zeros(4, np.uint8)), [True, False]), 4),
+        pickle.dumps((np.datetime64("2020-01-01"), [True]), 4),
+        pickle.dumps((PICTURES, [[True], [False, True]])),
+        pickle.dumps((PICTURES, ["yes", "no"])),
+        pickle.dumps((PICTURES, [np.array([1, 0]), np.array(0)])),
+    ],
+)
+def test_whatever_else_a_pickle_may_hold_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "evil.bin"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"evil\.bin: "):
+        pairs.read_bin(path)
+
+
+def test_a_pickle_inside_a_picture_is_bytes(tmp_path: Path) -> None:
+    inner = pickle.dumps(Malicious(tmp_path / "was here"))
+    (tmp_path / "lfw.bin").write_bytes(pickle.dumps(([inner, np.frombuffer(inner, np.uint8)], [True])))
+    assert pairs.read_bin(tmp_path / "lfw.bin")[1] == [inner, inner]
+    assert not (tmp_path / "was here").exists()
 
 
 class Address:

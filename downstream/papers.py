@@ -1,0 +1,157 @@
+"""The papers' tables with our figures beside the printed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from configs import ConfigError
+from downstream import printed
+from downstream.printed import Printed
+from downstream.printed.config import PaperTable, TablesConfig
+from downstream.results import Data
+from downstream.runs import Run, figures_of, open_runs
+from downstream.sheet import Sheet, plain
+
+PRINTED, MEASURED = "printed", "measured here"
+
+
+def write_tables(cfg: TablesConfig) -> dict[str, Sheet]:
+    """Write every table in four formats; the tables by name.
+
+    Raises:
+        ConfigError: if a run is not finished or measures nothing of its table, or the runs of a table have other
+            test pictures.
+    """
+    sheets = {table.name or table.printed: paper_sheet(table) for table in cfg.tables}
+    for name, sheet in sheets.items():
+        sheet.write(Path(cfg.output), name)
+    return sheets
+
+
+def paper_sheet(table: PaperTable) -> Sheet:
+    """One printed table and the rows of the runs: a line an initialisation, mode and share of the labels.
+
+    The best figure of a block is bold. A block is what may be compared: printed rows with printed ones, ours with
+    ours at the same share of the labels. A cell that was not measured is empty.
+    """
+    paper, runs = printed.read(table.printed), open_runs(table.runs)
+    for run in runs:
+        _refuse_other_settings(table.printed, paper, run)
+    columns = pd.MultiIndex.from_tuples([(column.group, column.title) for column in paper.columns])
+    if not any(column.group for column in paper.columns):
+        columns = columns.get_level_values(1)
+    measured = list(_measured_lines(paper, figures_of(runs)))
+    if not measured:
+        raise ConfigError(
+            f"tables: {table.runs[0]} measures nothing of {table.printed}; take the table or the run out"
+        )
+    lines = [*_printed_lines(paper), *measured]
+    if paper.by_share:
+        lines.sort(key=lambda line: -line[0][0])  # stable: printed before measured
+    index = pd.MultiIndex.from_tuples(
+        [key for key, _, _ in lines], names=["Labels", "Figures", paper.rows_are]
+    )
+    values = pd.DataFrame(np.array([line for _, line, _ in lines]), index, columns)
+    spread = pd.DataFrame(np.array([line for _, _, line in lines]), index, columns)
+    better = [column.better or paper.better for column in paper.columns]
+    return Sheet(
+        caption=_caption(paper, runs),
+        values=values,
+        text=plain(values, paper.digits),
+        bold=_best(values.round(paper.digits), better, [_block(paper, key) for key, _, _ in lines]),
+        notes=paper.notes,
+        more={"std": spread},
+    )
+
+
+def _refuse_other_settings(name: str, paper: Printed, run: Run) -> None:
+    for task in run.metrics.tasks:
+        for field, wanted in paper.settings.items() if task.name == paper.task else ():
+            if (found := getattr(task, field)) != wanted:
+                raise ConfigError(
+                    f"tables: {run.folder} measures {task.name} with {field} {found}, {name} has {wanted}; "
+                    "take it out"
+                )
+
+
+Line = tuple[tuple[float, str, str], list[float], list[float]]
+"""(share, printed or measured, name), a value a column, its standard deviation over seeds; NaN: there is none."""
+
+
+def _printed_lines(paper: Printed) -> Iterator[Line]:
+    for row in paper.rows:
+        values = [np.nan if value is None else value for value in row.values]
+        yield (float(row.share), PRINTED, row.name), values, [np.nan] * len(values)
+
+
+def _measured_lines(paper: Printed, figures: pd.DataFrame) -> Iterator[Line]:
+    """From many labels to few; within a share in the order of the runs' rows and modes."""
+    wanted = {(column.metric, column.subset) for column in paper.columns}
+    shown = [name in wanted for name in zip(figures["metric"], figures["subset"], strict=True)]
+    figures = figures[np.array(shown) & (figures["task"] == paper.task) & ~figures["repeated"]]
+    for fraction in sorted(figures["fraction"].unique(), reverse=True):
+        of_share = figures[figures["fraction"] == fraction]
+        for (row, mode), of_row in of_share.groupby(["row", "mode"], sort=False):
+            seeds = [_cells(paper, of_run) for _, of_run in of_row.groupby("run", sort=False)]
+            name = f"{row}, {mode}" + (f", mean of {len(seeds)} seeds" if len(seeds) > 1 else "")
+            spread = np.std(seeds, axis=0, ddof=1) if len(seeds) > 1 else np.full(len(paper.columns), np.nan)
+            yield (float(fraction), MEASURED, name), np.mean(seeds, axis=0).tolist(), spread.tolist()
+
+
+def _cells(paper: Printed, figures: pd.DataFrame) -> list[float]:
+    """The cells of one row in one run, in the unit that the paper prints."""
+    found = {
+        (line.metric, line.subset): line.value / (100 if line.unit == "%" and not paper.unit else 1)
+        for line in figures.itertuples()
+    }
+    cells = [found.get((column.metric, column.subset), np.nan) for column in paper.columns]
+    rest = [cell for cell, column in zip(cells, paper.columns, strict=True) if not column.average]
+    return [_mean(rest) if c.average else cell for cell, c in zip(cells, paper.columns, strict=True)]
+
+
+def _mean(cells: Sequence[float]) -> float:
+    """Of all cells; NaN if one is missing: the mean of fewer units is another figure."""
+    return float(np.mean(cells))
+
+
+def _block(paper: Printed, key: tuple[float, str, str]) -> tuple[object, ...]:
+    share, origin, _ = key
+    return (origin, share) if paper.by_share or origin == MEASURED else (origin,)
+
+
+def _best(shown: pd.DataFrame, better: Sequence[str], blocks: Sequence[tuple[object, ...]]) -> pd.DataFrame:
+    """The best of each block and column; of rounded figures, so that what reads alike stands out alike."""
+    bold = pd.DataFrame(False, shown.index, shown.columns)
+    for block in dict.fromkeys(blocks):
+        lines = [i for i, other in enumerate(blocks) if other == block]
+        for j, direction in enumerate(better):
+            cells = shown.iloc[lines, j]
+            if cells.count() > 1:
+                best = cells.min() if direction == "lower" else cells.max()
+                bold.iloc[lines, j] = (cells == best).to_numpy()
+    return bold
+
+
+def _of_people(data: Data) -> str:
+    return f" of {data.test_identities} people" if data.test_identities else ""
+
+
+def _caption(paper: Printed, runs: Sequence[Run]) -> str:
+    data = runs[0].metrics.data
+    block = (
+        "a share of the labels" if paper.by_share else "the printed rows, or of ours at a share of the labels"
+    )
+    text = (
+        f"{paper.title}. Printed: {paper.source}. Measured here: {data.test_pictures} test pictures"
+        f"{_of_people(data)}, trained on up to {data.train_pictures} others."
+    )
+    if data.synthetic:
+        text += (
+            " Synthetic faces: what was measured here is of rendered faces, not of the data in the title, and cannot "
+            "be compared with what is printed."
+        )
+    return f"{text} Bold: the best of {block}, printed and measured apart. An empty cell was not measured."

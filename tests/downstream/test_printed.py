@@ -1,0 +1,115 @@
+"""The printed tables against themselves: their sums, and the notes on where they contradict themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import ConfigError, load
+from downstream import printed
+from downstream.printed import Printed
+from downstream.printed.config import TablesConfig
+from downstream.tasks import make
+
+ROUNDING = 0.5e-3
+
+
+def averages(table: Printed) -> dict[str, tuple[float, float]]:
+    """row -> printed average, mean of its cells."""
+    (at,) = (i for i, column in enumerate(table.columns) if column.average)
+    return {
+        row.name: (row.values[at], float(np.mean([v for i, v in enumerate(row.values) if i != at])))
+        for row in table.rows
+    }
+
+
+def test_every_table_is_read() -> None:
+    assert printed.names() == ["300w", "affectnet", "aflw", "bp4d", "cofw", "disfa", "wflw"]
+    for name in printed.names():
+        table = printed.read(name)
+        assert all(value is not None for row in table.rows for value in row.values)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("disfa", {"SSCFL": 0.417, "Ours": 0.576}), ("bp4d", {"CLFL": 0.661})]
+)
+def test_averages_that_contradict_their_cells_are_noted(name: str, wrong: dict[str, float]) -> None:
+    """Cells and average are each rounded to three digits, which explains 0.001 and no more."""
+    table = printed.read(name)
+    found = {
+        row: mean for row, (given, mean) in averages(table).items() if abs(given - mean) > 2 * ROUNDING + 1e-9
+    }
+    assert {row: round(mean, 3) for row, mean in found.items()} == wrong
+    for row, mean in found.items():
+        given = averages(table)[row][0]
+        (note,) = (note for note in table.notes if note.startswith(f"{row}:"))
+        assert f"{given:.3f}".lstrip("0") in note
+        assert f"{mean:.3f}".lstrip("0") in note
+
+
+def test_the_average_of_table_1() -> None:
+    given, mean = averages(printed.read("disfa"))["Ours"]
+    assert given == 0.574
+    assert mean == pytest.approx(0.5764, abs=5e-5)
+
+
+def test_the_claim_of_table_3_is_held_to_its_cells() -> None:
+    """'For all data regimes our unsupervised models outperform the supervised baselines'."""
+    table = printed.read("affectnet")
+    assert {row.share for row in table.rows} == {1.0, 0.1, 0.02}
+    lost = {}
+    for share in (1.0, 0.1, 0.02):
+        rows = {row.name: np.array(row.values) for row in table.rows if row.share == share}
+        sign = np.array([-1 if column.better == "lower" else 1 for column in table.columns])
+        best = np.max([sign * values for name, values in rows.items() if name != "ours"], axis=0)
+        for i in np.flatnonzero(sign * rows["ours"] < best):
+            lost[share, table.columns[i].title, table.columns[i].group] = rows["ours"][i], abs(best[i])
+    assert {(title, group) for share, title, group in lost if share == 0.02} == {
+        ("Acc.", ""),
+        ("SAGR", "Valence"),
+        ("CCC", "Valence"),
+        ("CCC", "Arousal"),
+    }
+    (note,) = (note for note in table.notes if "outperform" in note)
+    for ours, best in lost.values():
+        assert f"({ours:.3f}, {best:.3f})".replace("0.", ".") in note
+    assert note.count("(.") == len(lost) == 8
+
+
+@pytest.mark.parametrize("name", printed.names())
+def test_columns_are_metrics_that_exist(name: str) -> None:
+    table = printed.read(name)
+    more = {"disfa": {}, "bp4d": {"units": (6, 10, 12, 14, 17)}, "affectnet": {"classes": 8}}
+    task = make(table.task, **(table.settings | more.get(name, {})))
+    metrics = {metric.name: metric for metric in task.metrics}
+    for column in table.columns:
+        if column.metric:
+            assert metrics[column.metric].better == (column.better or table.better)
+
+
+def test_a_table_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    text = (printed.FOLDER / "cofw.yaml").read_text()
+    (tmp_path / "short.yaml").write_text(text.replace("[3.45, 0.20]", "[3.45]"))
+    with pytest.raises(ConfigError, match="row HRNetV2-W18 has 1 values for 2 columns"):
+        load(tmp_path / "short.yaml", schema=Printed)
+    (tmp_path / "both.yaml").write_text(text.replace("metric: failures", "metric: failures, average: true"))
+    with pytest.raises(ConfigError, match="either a metric or average"):
+        load(tmp_path / "both.yaml", schema=Printed)
+
+
+def test_a_config_with_an_unknown_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tables.yaml").write_text("output: out\ntables:\n  - {printed: lfw, runs: [a]}\n")
+    with pytest.raises(ConfigError, match="there is no printed table 'lfw'; take one of 300w, affectnet"):
+        load(tmp_path / "tables.yaml", schema=TablesConfig)
+    (tmp_path / "tables.yaml").write_text(
+        "output: out\ntables:\n  - {printed: disfa, runs: [a]}\n  - {printed: disfa, runs: [b]}\n"
+    )
+    with pytest.raises(ConfigError, match="two are called 'disfa'"):
+        load(tmp_path / "tables.yaml", schema=TablesConfig)
+
+
+def test_the_example_names_tables_that_exist() -> None:
+    cfg = load(Path(__file__).parents[2] / "configs/downstream/tables.yaml", schema=TablesConfig)
+    assert [table.printed for table in cfg.tables] == ["disfa", "affectnet"]
