@@ -4,57 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from configs import Config
+from data_prep.adapters import SourceConfig
 from data_prep.crop import CropConfig
 from data_prep.detect import DetectConfig, KeepConfig
 from data_prep.download.config import DownloadConfig
 from data_prep.exclude import ExcludeConfig
-from data_prep.sources.affectnet import AffectNetConfig
-from data_prep.sources.aflw import AFLWConfig
-from data_prep.sources.aflw2000 import AFLW2000Config
-from data_prep.sources.bp4d import BP4DConfig
-from data_prep.sources.cofw import COFWConfig
 from data_prep.sources.csv import CSVConfig
-from data_prep.sources.disfa import DISFAConfig
-from data_prep.sources.ferplus import FERPlusConfig
-from data_prep.sources.flickr import FlickrConfig
 from data_prep.sources.folder import FolderConfig
-from data_prep.sources.imdbface import IMDbFaceConfig
-from data_prep.sources.rafdb import RAFDBConfig
-from data_prep.sources.sfew import SFEWConfig
 from data_prep.sources.synthetic import SyntheticSourceConfig
-from data_prep.sources.vggface2 import VGGFace2Config
-from data_prep.sources.w300 import W300Config
-from data_prep.sources.w300lp import W300LPConfig
-from data_prep.sources.wflw import WFLWConfig
-from data_prep.sources.widerface import WiderFaceConfig
 from data_prep.write import WriteConfig
-
-SourceConfig = (
-    FolderConfig
-    | SyntheticSourceConfig
-    | VGGFace2Config
-    | WiderFaceConfig
-    | W300LPConfig
-    | AffectNetConfig
-    | FlickrConfig
-    | IMDbFaceConfig
-    | W300Config
-    | AFLW2000Config
-    | WFLWConfig
-    | AFLWConfig
-    | COFWConfig
-    | DISFAConfig
-    | BP4DConfig
-    | RAFDBConfig
-    | FERPlusConfig
-    | SFEWConfig
-    | CSVConfig
-)
 
 
 class DataPrepConfig(Config):
@@ -62,7 +25,7 @@ class DataPrepConfig(Config):
 
     output: Path
     """The folder that everything is written to."""
-    source: Annotated[SourceConfig, Field(discriminator="kind")]
+    source: SourceConfig
     """Where the pictures come from."""
     from_list: Path | None = None
     """A published list, CSV with the header image_id,sha256: take these pictures only, if they are still the same."""

@@ -5,38 +5,19 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 from configs import ConfigError, config_hash, dump
 from data_prep import crop, detect, listing, published, removed
+from data_prep.adapters import adapter
 from data_prep.beton import SourceNote, read_manifest
 from data_prep.config import DataPrepConfig, flatten
 from data_prep.files import atomic_write, digest, lock, remove_temporaries, sha256_file, write_json
-from data_prep.sources import Searchable, Source
-from data_prep.sources.affectnet import AffectNet, AffectNetConfig
-from data_prep.sources.aflw import AFLW, AFLWConfig
-from data_prep.sources.aflw2000 import AFLW2000, AFLW2000Config
-from data_prep.sources.bp4d import BP4D, BP4DConfig
-from data_prep.sources.cofw import COFW, COFWConfig
-from data_prep.sources.csv import CSV, CSVConfig
-from data_prep.sources.disfa import DISFA, DISFAConfig
-from data_prep.sources.ferplus import FERPlus, FERPlusConfig
-from data_prep.sources.flickr import Flickr, FlickrConfig
-from data_prep.sources.folder import Folder, FolderConfig
-from data_prep.sources.imdbface import IMDbFace, IMDbFaceConfig
-from data_prep.sources.rafdb import RAFDB, RAFDBConfig
+from data_prep.sources import Source
 from data_prep.sources.selected import Selected
-from data_prep.sources.sfew import SFEW, SFEWConfig
-from data_prep.sources.synthetic import Synthetic, SyntheticSourceConfig
-from data_prep.sources.vggface2 import VGGFace2, VGGFace2Config
-from data_prep.sources.w300 import W300, W300Config
-from data_prep.sources.w300lp import W300LP, W300LPConfig
-from data_prep.sources.wflw import WFLW, WFLWConfig
-from data_prep.sources.widerface import WiderFace, WiderFaceConfig
 from data_prep.stage import WHOLE, Shard, Stage, run, unfinished
 from data_prep.tables import read_shard
 
@@ -272,41 +253,8 @@ class Pipeline:
 
 def open_source(config: DataPrepConfig) -> Source:
     """The adapter of ``config.source``; of a published list's pictures only, where there is one."""
-    source = _adapter(config)
+    source = adapter(config.source, config.shard_size, config.output / "pictures")
     return Selected(source, config.from_list, config.shard_size) if config.from_list else source
-
-
-def _adapter(config: DataPrepConfig) -> Searchable:
-    if maker := _MAKERS.get(type(config.source)):
-        return maker(config.source, config.shard_size, config.output / "pictures")
-    adapter: Callable[[Any, int], Searchable] = _ADAPTERS[type(config.source)]
-    return adapter(config.source, config.shard_size)
-
-
-# Of pictures that have no file yet: it is written to the folder.
-_MAKERS: dict[type, Callable[[Any, int, Path], Searchable]] = {
-    SyntheticSourceConfig: Synthetic,
-    FERPlusConfig: FERPlus,
-    COFWConfig: COFW,
-}
-_ADAPTERS: dict[type, Callable[[Any, int], Searchable]] = {
-    FolderConfig: Folder,
-    VGGFace2Config: VGGFace2,
-    WiderFaceConfig: WiderFace,
-    W300LPConfig: W300LP,
-    AffectNetConfig: AffectNet,
-    FlickrConfig: Flickr,
-    IMDbFaceConfig: IMDbFace,
-    W300Config: W300,
-    AFLW2000Config: AFLW2000,
-    WFLWConfig: WFLW,
-    AFLWConfig: AFLW,
-    DISFAConfig: DISFA,
-    BP4DConfig: BP4D,
-    RAFDBConfig: RAFDB,
-    SFEWConfig: SFEW,
-    CSVConfig: CSV,
-}
 
 
 def finished(config: DataPrepConfig) -> bool:

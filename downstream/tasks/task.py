@@ -91,7 +91,7 @@ class Task(Config, ABC):
 
     def usable(self, labels: Array) -> NDArray[np.bool_]:
         """(N,) which pictures can be learnt from and tested on: by default those of which everything is known."""
-        return np.asarray(~np.isnan(labels).any(axis=1))
+        return np.asarray(np.isfinite(labels).all(axis=1))
 
     def check(self, labels: Array) -> None:
         """Refuse (N, D) test labels on which a metric is undefined.
@@ -144,14 +144,15 @@ class Task(Config, ABC):
         """The metrics of (N, P) predictions against (N, D) labels.
 
         Raises:
-            ConfigError: there are no pictures, a prediction is not finite, or a metric is undefined on these labels.
+            ConfigError: there are no pictures, a label that is needed is unknown, a prediction is not finite, or a
+                metric is undefined on these labels.
         """
         if not len(truth):
             raise ConfigError(f"{self.name}: there is no picture to test on")
-        if not np.isfinite(prediction).all():
-            raise ConfigError(
-                f"{self.name}: {np.isnan(prediction).sum()} predictions are not numbers; lower the learning rate"
-            )
+        if not (usable := self.usable(truth)).all():
+            raise ConfigError(f"{self.name}: {(~usable).sum()} test pictures lack a label; leave them out")
+        if bad := (~np.isfinite(prediction)).sum():
+            raise ConfigError(f"{self.name}: {bad} predictions are not numbers; lower the learning rate")
         self.check(truth)
         values = self.reduce(self.statistics(prediction, truth).mean(axis=0))
         return {metric.name: float(value) for metric, value in zip(self.metrics, values, strict=True)}
