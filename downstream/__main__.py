@@ -1,7 +1,8 @@
 """``python -m downstream CONFIG [key=value ...]``: evaluate backbones; ``report`` and ``results`` write it up.
 
 ``cells`` does the costly part of an evaluation beforehand, on as many machines as there are; ``verify`` measures
-backbones on face verification sets.
+backbones on face verification sets; ``predict`` reads anybody's pictures with a trained model, and ``export`` writes
+one as ONNX.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -21,7 +23,8 @@ from downstream.recognition.config import VerifyConfig
 Schema = TypeVar("Schema", bound=BaseModel)
 
 ABOUT = {
-    "": " See also: downstream verify, downstream cells, downstream report, downstream results.",
+    "": " See also: downstream predict, downstream export, downstream verify, downstream cells, downstream report, "
+    "downstream results.",
     "cells": """ Here only its trained cells, row x task x mode x
 fraction x fold, which the evaluation then finds. On two machines that share the folder:
 
@@ -32,7 +35,9 @@ fraction x fold, which the evaluation then finds. On two machines that share the
 
 
 def main() -> int:
-    """Choose by the first word: ``cells``, ``report``, ``results``, ``verify``, or else an evaluation."""
+    """Choose by the first word: ``cells``, ``report``, ``results``, ``verify``, ``predict``, ``export``, or else an
+    evaluation.
+    """
     words = sys.argv[1:]
     action = words[0] if words else ""
     if action == "cells":
@@ -43,6 +48,10 @@ def main() -> int:
         return _run(words[1:], ResultsConfig, action, _results)
     if action == "verify":
         return _run(words[1:], VerifyConfig, action, _verify)
+    if action == "predict":
+        return _run_predict(words[1:])
+    if action == "export":
+        return _run_export(words[1:])
     return _run(words, DownstreamConfig, "", _evaluate)
 
 
@@ -63,6 +72,81 @@ def _run_cells(words: list[str]) -> int:
     )
     arguments = parser.parse_intermixed_args(words)
     _cells(load(arguments.config, arguments.overrides, schema=DownstreamConfig), arguments.part)
+    return cli.DONE
+
+
+PREDICT = """\
+Find the faces in pictures, cut them as the model's training set was cut, and write down what it reads off them.
+
+MODEL is a file that an evaluation left in models/ because of keep_models=true. PICTURES are files, or folders with
+all that lies below them.
+
+  python -m downstream predict runs/x/models/mine-landmarks-finetune-1.safetensors photo.jpg holidays/
+  python -m downstream predict LANDMARKS photo.jpg --also ACTION_UNITS --also AFFECT --output runs/mine
+
+What is written to the folder:
+  predictions.json   an entry for every picture, and in it for every face: box, score and values, in pixels of the
+                     upright picture; or why there is none
+  pictures/          each picture with its faces numbered, and what is predicted drawn onto them
+  faces/             each face's crop with what is predicted on and beside it
+
+A run that was interrupted goes on with the same command.
+"""
+
+
+def _run_predict(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m downstream predict",
+        description=PREDICT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .safetensors of a trained task")
+    parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURES", help="files and folders")
+    parser.add_argument(
+        "--also",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="another model for the same faces; may be given several times",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("predictions"), metavar="FOLDER", help="default: predictions"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    arguments = parser.parse_intermixed_args(words)
+
+    from downstream.predict import predict
+
+    models = [arguments.model, *arguments.also]
+    counts = predict(models, arguments.pictures, arguments.output, arguments.device)
+    print(
+        f"{counts['pictures']} pictures, {counts['faces']} faces; {counts['without_face']} without a face, "
+        f"{counts['unreadable']} unreadable"
+    )
+    print(arguments.output / "predictions.json")
+    return cli.DONE
+
+
+def _run_export(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m downstream export",
+        description="Write a trained task as ONNX, with a model card beside it: RGB pictures of faces with values "
+        "0..255, (N, 3, s, s), to predictions (N, P). Normalisation and decoding are inside.",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .safetensors of a trained task")
+    parser.add_argument("target", type=Path, metavar="TARGET.onnx", help="what to write")
+    parser.add_argument(
+        "--input", choices=("uint8", "float32"), default="uint8", help="type of the pictures; default: uint8"
+    )
+    parser.add_argument(
+        "--figures", type=Path, help="the metrics.json whose figures of it the card shall show"
+    )
+    arguments = parser.parse_args(words)
+
+    from downstream.export import export_model
+
+    print(export_model(arguments.model, arguments.target, arguments.input, arguments.figures))
     return cli.DONE
 
 
