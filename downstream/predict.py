@@ -24,7 +24,7 @@ from configs import ConfigError
 from data_prep.crop import CropConfig, crop, crop_affine, encode
 from data_prep.detect import DetectConfig, KeepConfig, detect_pictures, mean_side
 from data_prep.detector import build
-from data_prep.files import atomic_write, lock, sha256_file
+from data_prep.files import atomic_write, lock, remove_temporaries, sha256_file
 from data_prep.images import PictureError, decode_picture, read_bytes
 from data_prep.names import name_to_text
 from data_prep.sources.folder import Folder, FolderConfig
@@ -86,7 +86,7 @@ class Face:
 
 
 def open_model(path: Path, device: torch.device) -> Model:
-    """Read a file that ``keep_models`` wrote.
+    """Read a file that ``keep_models`` wrote. What its set did not say of the crops is as the defaults are.
 
     Raises:
         ConfigError: it is something else, or was trained on crops that cannot be cut here.
@@ -219,13 +219,15 @@ def predict(models: Sequence[Path], pictures: Sequence[Path], output: Path, devi
     with lock(output / ".lock", wait=False) as mine:
         if not mine:
             raise ConfigError(f"{output}: another run writes there; wait for it or give another --output")
+        for folder in (output, output / "pictures", output / "faces"):
+            remove_temporaries(folder)
         journal = _Journal(output / ".predictions.jsonl", _about(opened, predictor))
         counts = Counter[str]()
         bar = tqdm(listed, unit="picture", mininterval=1, disable=None)
         for number, (path, error) in enumerate(bar, 1):
             name = f"{number:0{len(str(len(listed)))}d}-{_plain(path)}"
             entry = _entry(path, error, journal, name, predictor, output)
-            counts += Counter(
+            counts.update(
                 pictures=1,
                 faces=len(entry["faces"]),
                 unreadable=int(entry["unreadable"]),

@@ -20,7 +20,6 @@ from torch import nn
 from configs import ConfigError
 from data_prep.beton import Beton, read_labels
 from data_prep.files import lock
-from downstream import drawing
 from downstream import predict as predicting
 from downstream.config import Checkpoint
 from downstream.features import load_network, read_pictures
@@ -180,9 +179,11 @@ def test_a_run_that_was_interrupted_goes_on(
     assert not (tmp_path / "out/predictions.json").exists()
     with open(tmp_path / "out/.predictions.jsonl", "ab") as file:
         file.write(b'{"picture": "cut o')  # by a kill in the midst of writing
+    (tmp_path / "out/faces/.1-a.jpg.host.1.tmp").touch()
     predict([models["pose"]], [pictures], tmp_path / "out", "cpu")
     assert asked == [(512, 512), (900, 512), (900, 512), (120, 90)]
     resumed = (tmp_path / "out/predictions.json").read_bytes()
+    assert not list((tmp_path / "out").rglob("*.tmp"))
     predict([models["pose"]], [pictures], tmp_path / "again", "cpu")
     assert (tmp_path / "again/predictions.json").read_bytes() == resumed
 
@@ -274,62 +275,8 @@ def test_the_command_line(models: dict[str, Path], photographs: Path, tmp_path: 
     ]
     said = entries(tmp_path / "out")["a.png"]["faces"][0]["predictions"]
     assert [each["task"] for each in said] == ["landmarks", "affect"]
+    counts = json.loads((tmp_path / "out/predictions.json").read_text())["counts"]
+    assert counts == {"pictures": 1, "faces": 1, "unreadable": 0, "without_face": 0}
     wrong = subprocess.run([*command, "nowhere.jpg"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.splitlines() == ["error: nowhere.jpg: no such file or folder; correct the path"]
-
-
-# --- drawing -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("zoom", [0.5, 1.0, 4.0])
-def test_points_are_where_they_belong_and_grow_with_the_face(zoom: float) -> None:
-    affine = np.array([[1 / zoom, 0, -100 / zoom], [0, 1 / zoom, -50 / zoom]])
-    picture = Image.new("RGB", (1400, 1400))
-    prediction = np.full(136, 128.0)
-    make("landmarks").mark(picture, prediction, affine)
-    lit = np.asarray(picture).sum(axis=2) > 0
-    y, x = np.nonzero(lit)
-    centre = np.array([x.mean(), y.mean()]) + 0.5
-    np.testing.assert_allclose(centre, [100 + 128 * zoom, 50 + 128 * zoom], atol=0.3)
-    assert np.ptp(x) + 1 == pytest.approx(2 * 2.7 * zoom, abs=1.5)
-    red, _, blue = np.asarray(picture, int)[int(centre[1]), int(centre[0])]
-    assert blue - red > 100
-
-
-def test_a_turned_crop_turns_the_axes() -> None:
-    quarter = np.array(
-        [[0.0, 1.0, 0.0], [-1.0, 0.0, 256.0]]
-    )  # the crop shows the picture turned by 90 degrees
-    drawn = [Image.new("RGB", (256, 256)) for _ in range(2)]
-    pose = np.array([30.0, 10.0, 0.0])
-    make("pose").mark(drawn[0], pose, np.eye(2, 3))
-    make("pose").mark(drawn[1], pose, quarter)
-    # As turning the drawing itself: crop (x, y) = picture (y, 256 - x).
-    turned = np.asarray(drawn[0].transpose(Image.Transpose.ROTATE_270), int)
-    assert np.abs(turned - np.asarray(drawn[1], int)).mean() < 1
-    assert turned.any()
-
-
-def test_labels_do_not_cover_faces() -> None:
-    # Close together, and at the picture's edge: above the first row and left of the first column is no room.
-    boxes = [
-        (4.0 + 130 * i, 4.0 + 150 * j, 104.0 + 130 * i, 124.0 + 150 * j) for j in range(2) for i in range(3)
-    ]
-    picture = Image.new("RGB", (400, 320), (200, 100, 100))
-    drawing.mark_faces(picture, boxes)
-    pixels = np.asarray(picture)
-    for x0, y0, x1, y1 in boxes:
-        inside = pixels[int(y0) + 3 : int(y1) - 3, int(x0) + 3 : int(x1) - 3]
-        assert (inside == (200, 100, 100)).all()
-    dark = (pixels == drawing.SHADE).all(axis=2).sum()
-    bare = Image.new("RGB", (400, 320), (200, 100, 100))
-    for box in boxes:
-        drawing.mark_faces(bare, [box])
-    assert dark > (np.asarray(bare) == drawing.SHADE).all(axis=2).sum() + 6 * 100  # six numbers
-
-
-def test_points_beside_the_picture_and_unknown_ones_are_left_out() -> None:
-    picture = Image.new("RGB", (64, 64))
-    drawing.mark_points(picture, np.array([[-500.0, -500.0], [np.nan, 3.0]]))
-    assert not np.asarray(picture).any()
