@@ -1,73 +1,183 @@
-"""``python -m downstream CONFIG [key=value ...]``: evaluate backbones; ``report`` and ``results`` write it up.
+"""``python -m downstream CONFIG [key=value ...]`` evaluates backbones; with a word before it, it does something else.
 
-``cells`` does the costly part of an evaluation beforehand, on as many machines as there are; ``verify`` measures
-backbones on face verification sets; ``compare`` tests finished runs against each other, and ``tables`` puts them
-beside what papers print. ``convert-model`` makes the file of a morphable model, and ``florence``
-compares reconstructed faces with scans.
+:data:`COMMANDS` lists the words.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable
-from typing import TypeVar
-
-from pydantic import BaseModel
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from configs import cli, load
 from data_prep.stage import WHOLE, parse_part
-from downstream.config import DownstreamConfig, ReportConfig, ResultsConfig
-from downstream.morphable.convert import ConvertConfig
-from downstream.morphable.florence import FlorenceConfig
-from downstream.printed.config import TablesConfig
-from downstream.recognition.config import VerifyConfig
 
-Schema = TypeVar("Schema", bound=BaseModel)
+# torch and others take seconds to import: what a command needs is looked up when it is called.
 
-ABOUT = {
-    "": " See also: downstream cells, downstream verify, downstream compare, downstream report, downstream results, "
-    "downstream tables, downstream convert-model, downstream florence.",
-    "cells": """ Here only its trained cells, row x task x mode x
- fraction x fold, which the evaluation then finds. On two machines that share the folder:
 
-  python -m downstream cells configs/downstream/demo.yaml --part 0/2    (and 1/2)
-  python -m downstream configs/downstream/demo.yaml                     once, when all parts are done
-""",
+@dataclass(frozen=True)
+class Command:
+    """What a config is the whole input of."""
+
+    schema: str
+    """``module:class`` of the config."""
+    work: Callable[[Any], None]
+    """What is done with it; prints what was made, last where it is."""
+    about: str = ""
+    """For --help, after the schema's own docstring."""
+
+
+def _evaluate(cfg: Any) -> None:
+    from downstream.evaluate import evaluate
+    from downstream.tables import terminal_table
+
+    print(terminal_table(evaluate(cfg)))
+    print(f"{cfg.output}/metrics.json")
+
+
+def _report(cfg: Any) -> None:
+    from downstream.report import write_report
+    from downstream.tables import terminal_table
+
+    print(terminal_table(write_report(cfg).metrics))
+    print(cfg.output)
+
+
+def _results(cfg: Any) -> None:
+    from downstream.summary import write_results_markdown
+
+    write_results_markdown(cfg.studies, cfg.output)
+    print(cfg.output)
+
+
+def _tables(cfg: Any) -> None:
+    from downstream.papers import write_tables
+
+    for name, sheet in write_tables(cfg).items():
+        print(f"{sheet.caption}\n\n{sheet.terminal()}\n\n{cfg.output}/{name}.html\n")
+
+
+def _verify(cfg: Any) -> None:
+    from downstream.recognition.show import markdown
+    from downstream.recognition.verify import verify
+
+    print(markdown(verify(cfg).results))
+    print(f"{cfg.output}/verification.json")
+
+
+def _convert(cfg: Any) -> None:
+    from downstream.morphable.model import save_model
+
+    model = cfg.source.read()
+    save_model(cfg.output, model)
+    surface = "no triangles" if model.triangles is None else f"{len(model.triangles)} triangles"
+    shape, expression = model.sizes
+    print(f"{model.name}: {len(model.mean)} vertices, {surface}, {shape} + {expression} components")
+    print(cfg.output)
+
+
+def _florence(cfg: Any) -> None:
+    from downstream.morphable.florence import florence
+
+    result = florence(cfg)
+    print(
+        f"{result['pairs']} pairs: mean error {result['mean_error']:.4f} of the distance of the outer eye corners, "
+        f"{result['mean_millimetres']:.2f} mm"
+    )
+    print(f"{cfg.output}/florence.json")
+
+
+COMMANDS = {
+    "report": Command("downstream.config:ReportConfig", _report),
+    "results": Command("downstream.config:ResultsConfig", _results),
+    "tables": Command("downstream.printed.config:TablesConfig", _tables),
+    "verify": Command("downstream.recognition.config:VerifyConfig", _verify),
+    "convert-model": Command("downstream.morphable.convert:ConvertConfig", _convert),
+    "florence": Command("downstream.morphable.florence:FlorenceConfig", _florence),
 }
+EVALUATE = Command(
+    "downstream.config:DownstreamConfig",
+    _evaluate,
+    """
+Beside it there are, each with a --help of its own,
+
+  cells          does the costly part beforehand, on as many machines as there are
+  report         writes the page of a finished evaluation
+  compare        tests finished evaluations against each other
+  tables         puts them beside what papers print
+  results        writes studies of several seeds as Markdown
+  predict        reads anybody's pictures with a trained model
+  export         writes a trained model as ONNX
+  verify         measures backbones on face verification sets
+  convert-model  makes the file of a morphable model
+  florence       compares reconstructed faces with scans
+""",
+)
 
 
 def main() -> int:
-    """Choose by the first word: ``cells``, ``compare``, ``report``, ..., or else an evaluation."""
+    """Choose by the first word; without one of the words, evaluate."""
     words = sys.argv[1:]
     action = words[0] if words else ""
-    if action == "cells":
-        return _run_cells(words[1:])
-    if action == "compare":
-        return _run_compare(words[1:])
-    if action == "tables":
-        return _run(words[1:], TablesConfig, action, _tables)
-    if action == "report":
-        return _run(words[1:], ReportConfig, action, _report)
-    if action == "results":
-        return _run(words[1:], ResultsConfig, action, _results)
-    if action == "verify":
-        return _run(words[1:], VerifyConfig, action, _verify)
-    if action == "convert-model":
-        return _run(words[1:], ConvertConfig, action, _convert)
-    if action == "florence":
-        return _run(words[1:], FlorenceConfig, action, _florence)
-    return _run(words, DownstreamConfig, "", _evaluate)
-
-
-def _run(words: list[str], schema: type[Schema], action: str, work: Callable[[Schema], None]) -> int:
-    arguments = _parser(schema, action).parse_args(words)
-    work(load(arguments.config, arguments.overrides, schema=schema))
+    other = {"cells": _run_cells, "compare": _run_compare, "predict": _run_predict, "export": _run_export}
+    if action in other:
+        other[action](words[1:])
+    elif action in COMMANDS:
+        _run(action, COMMANDS[action], words[1:])
+    else:
+        _run("", EVALUATE, words)
     return cli.DONE
 
 
-def _run_cells(words: list[str]) -> int:
-    parser = _parser(DownstreamConfig, "cells")
+def _run(action: str, command: Command, words: list[str]) -> None:
+    arguments = _config_parser(action, command.schema, command.about).parse_args(words)
+    command.work(load(arguments.config, arguments.overrides, schema=_named(command.schema)))
+
+
+def _named(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _config_parser(action: str, schema: str, about: str) -> argparse.ArgumentParser:
+    model = _named(schema)
+    parser = _parser(
+        action,
+        f"{model.__doc__}{about}",
+        epilog=f"Fields of CONFIG, each of which key=value overrides:\n{cli.describe(model)}",
+    )
+    parser.add_argument("config", help="a YAML file, for example configs/downstream/demo.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for example bootstrap.samples=2000"
+    )
+    return parser
+
+
+def _parser(action: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"python -m downstream {action}".strip(),
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+# --- commands with words of their own --------------------------------------------------------------------------
+
+CELLS = """ Here only its trained cells, row x task x mode x
+fraction x fold, which the evaluation then finds. On two machines that share the folder:
+
+  python -m downstream cells configs/downstream/demo.yaml --part 0/2    (and 1/2)
+  python -m downstream configs/downstream/demo.yaml                     once, when all parts are done
+"""
+
+
+def _run_cells(words: list[str]) -> None:
+    parser = _config_parser("cells", EVALUATE.schema, CELLS)
     parser.add_argument(
         "--part",
         type=parse_part,
@@ -76,16 +186,21 @@ def _run_cells(words: list[str]) -> int:
         help="only the cells whose number %% N is I; the N parts may run at once",
     )
     arguments = parser.parse_intermixed_args(words)
-    _cells(load(arguments.config, arguments.overrides, schema=DownstreamConfig), arguments.part)
-    return cli.DONE
+    cfg = load(arguments.config, arguments.overrides, schema=_named(EVALUATE.schema))
+
+    from downstream.evaluate import keep_cells
+
+    print(f"{keep_cells(cfg, arguments.part)} cells trained for {cfg.output}")
 
 
-def _run_compare(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m downstream compare",
-        description="Finished evaluations on the same test pictures side by side: mean and spread over seeds, paired "
-        "tests over seeds, and intervals of the differences over people. Rows of one name are seeds of one thing.",
-    )
+COMPARE = """\
+Finished evaluations on the same test pictures side by side: mean and spread over seeds, paired tests over seeds, and
+intervals of the differences over people. Rows of one name are seeds of one thing.
+"""
+
+
+def _run_compare(words: list[str]) -> None:
+    parser = _parser("compare", COMPARE)
     parser.add_argument(
         "runs",
         nargs="+",
@@ -96,101 +211,84 @@ def _run_compare(words: list[str]) -> int:
     arguments = parser.parse_args(words)
     if len(arguments.runs) < 2:
         parser.error("give two runs or more")
-    _compare(arguments.runs, arguments.output)
-    return cli.DONE
 
-
-def _parser(schema: type[BaseModel], action: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m downstream {action}".strip(),
-        description=f"{schema.__doc__}{ABOUT.get(action, '')}",
-        epilog=f"Fields of CONFIG, each of which key=value overrides:\n{cli.describe(schema)}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", help="a YAML file, for example configs/downstream/demo.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for example bootstrap.samples=2000"
-    )
-    return parser
-
-
-# torch takes seconds to import: not for a typing error in the config.
-
-
-def _evaluate(cfg: DownstreamConfig) -> None:
-    from downstream.evaluate import evaluate
-    from downstream.tables import terminal_table
-
-    print(terminal_table(evaluate(cfg)))
-    print(f"{cfg.output}/metrics.json")
-
-
-def _cells(cfg: DownstreamConfig, part: slice) -> None:
-    from downstream.evaluate import keep_cells
-
-    print(f"{keep_cells(cfg, part)} cells trained for {cfg.output}")
-
-
-def _report(cfg: ReportConfig) -> None:
-    from downstream.report import write_report
-    from downstream.tables import terminal_table
-
-    print(terminal_table(write_report(cfg).metrics))
-    print(cfg.output)
-
-
-def _results(cfg: ResultsConfig) -> None:
-    from downstream.summary import write_results_markdown
-
-    write_results_markdown(cfg.studies, cfg.output)
-    print(cfg.output)
-
-
-def _tables(cfg: TablesConfig) -> None:
-    from downstream.papers import write_tables
-
-    for name, sheet in write_tables(cfg).items():
-        print(f"{sheet.caption}\n\n{sheet.terminal()}\n\n{cfg.output}/{name}.html\n")
-
-
-def _compare(runs: list[str], output: str | None) -> None:
     from downstream.across import compare_runs
 
-    for sheet in compare_runs(runs, output):
+    for sheet in compare_runs(arguments.runs, arguments.output):
         print(f"{sheet.caption}\n\n{sheet.terminal()}\n")
-    if output:
-        print(f"{output}/values.html, {output}/differences.html")
+    if arguments.output:
+        print(f"{arguments.output}/values.html, {arguments.output}/differences.html")
 
 
-def _verify(cfg: VerifyConfig) -> None:
-    from downstream.recognition.show import markdown
-    from downstream.recognition.verify import verify
+PREDICT = """\
+Find the faces in pictures, cut them as the model's training set was cut, and write down what it reads off them.
 
-    print(markdown(verify(cfg).results))
-    print(f"{cfg.output}/verification.json")
+MODEL is a file that an evaluation left in models/ because of keep_models=true. PICTURES are files, or folders with
+all that lies below them.
+
+  python -m downstream predict runs/x/models/mine-landmarks-finetune-1.safetensors photo.jpg holidays/
+  python -m downstream predict LANDMARKS photo.jpg --also ACTION_UNITS --also AFFECT --output runs/mine
+
+What is written to the folder:
+  predictions.json   an entry for every picture, and in it for every face: box, score and values, in pixels of the
+                     upright picture; or why there is none
+  pictures/          each picture with its faces numbered, and what is predicted drawn onto them
+  faces/             each face's crop with what is predicted on and beside it
+
+A run that was interrupted goes on with the same command.
+"""
 
 
-def _convert(cfg: ConvertConfig) -> None:
-    from downstream.morphable.model import save_model
-
-    model = cfg.source.read()
-    save_model(cfg.output, model)
-    surface = "no triangles" if model.triangles is None else f"{len(model.triangles)} triangles"
-    print(
-        f"{model.name}: {len(model.mean)} vertices, {surface}, {model.sizes[0]} + {model.sizes[1]} components"
+def _run_predict(words: list[str]) -> None:
+    parser = _parser("predict", PREDICT)
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .safetensors of a trained task")
+    parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURES", help="files and folders")
+    parser.add_argument(
+        "--also",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="another model for the same faces; may be given several times",
     )
-    print(cfg.output)
-
-
-def _florence(cfg: FlorenceConfig) -> None:
-    from downstream.morphable.florence import florence
-
-    result = florence(cfg)
-    print(
-        f"{result['pairs']} pairs: mean error {result['mean_error']:.4f} of the distance of the outer eye corners, "
-        f"{result['mean_millimetres']:.2f} mm"
+    parser.add_argument(
+        "--output", type=Path, default=Path("predictions"), metavar="FOLDER", help="default: predictions"
     )
-    print(f"{cfg.output}/florence.json")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    arguments = parser.parse_intermixed_args(words)
+
+    from downstream.predict import predict
+
+    models = [arguments.model, *arguments.also]
+    counts = predict(models, arguments.pictures, arguments.output, arguments.device)
+    print(
+        f"{counts['pictures']} pictures, {counts['faces']} faces; {counts['without_face']} without a face, "
+        f"{counts['unreadable']} unreadable"
+    )
+    print(arguments.output / "predictions.json")
+
+
+EXPORT = """\
+Write a trained task as ONNX, with a model card beside it: RGB pictures of faces with values 0..255, (N, 3, s, s), to
+predictions (N, P). Normalisation and decoding are inside.
+"""
+
+
+def _run_export(words: list[str]) -> None:
+    parser = _parser("export", EXPORT)
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .safetensors of a trained task")
+    parser.add_argument("target", type=Path, metavar="TARGET.onnx", help="what to write")
+    parser.add_argument(
+        "--input", choices=("uint8", "float32"), default="uint8", help="type of the pictures; default: uint8"
+    )
+    parser.add_argument(
+        "--figures", type=Path, help="the metrics.json whose figures of it the card shall show"
+    )
+    arguments = parser.parse_args(words)
+
+    from downstream.export import export_model
+
+    print(export_model(arguments.model, arguments.target, arguments.input, arguments.figures))
 
 
 if __name__ == "__main__":

@@ -1,88 +1,109 @@
-"""Faces to draw predictions on: the stored JPEG and what goes over it, in crop pixels."""
+"""Predictions on held-out faces, drawn: at even steps through each task's error, so that nobody picks."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from data_prep.beton import Beton, read_labels
+from data_prep.beton import Beton
 from downstream.config import Mode
+from downstream.labelled import LabelledSet, open_labelled
 from downstream.results import Metrics
-from downstream.tables import pretrained_rows
-from downstream.tasks.pose import Pose, head_axes
+from downstream.tables import pretrained_rows, quantity
+from downstream.tasks import Task
+from downstream.tasks.recognition import Recognition
 
-Points = list[tuple[float, float]]
-AXIS = 60
-"""Length of a head axis on the page, crop pixels."""
+Predictions = Mapping[str, NDArray[np.float32]]
+RANGE = 0.05, 0.95
+"""The quantiles of the error between which the examples lie."""
 
 
-@dataclass
-class Face:
-    """One held-out picture.
+@dataclass(frozen=True)
+class Strip:
+    """What one row predicts of one task.
 
     Attributes:
-        jpeg: Base64 of the picture.
-        truth: The 68 landmarks.
-        points: row -> the predicted landmarks.
-        errors: row -> their NME, %.
-        true_axes: Ends of the head's axes (to its left, up, ahead), as offsets.
-        axes: row -> the predicted ones.
-        centre: Where the axes start: the middle of the eyes.
+        task: What.
+        row: By whom.
+        mode: linear, frozen or finetune.
+        fraction: Share of the labels.
+        pictures: Data URIs.
+        errors: Below each picture.
+        columns: How many go side by side.
     """
 
-    jpeg: str
-    truth: Points
-    points: dict[str, Points]
-    errors: dict[str, float]
-    true_axes: Points
-    axes: dict[str, Points] = field(default_factory=dict)
-    centre: tuple[float, float] = (128.0, 128.0)
+    task: Task
+    row: str
+    mode: Mode
+    fraction: float
+    pictures: list[str]
+    errors: list[str]
+    columns: int
 
 
-def faces(
-    metrics: Metrics, predictions: Mapping[str, NDArray[np.float32]], mode: Mode, fraction: float, count: int
-) -> list[Face]:
-    """``count`` test pictures at even steps through the landmark error of the pretrained row: no hand-picking."""
-    beton, table, task = Beton(metrics.data.path), read_labels(metrics.data.path), metrics.task("landmarks")
-    rows = predictions["rows"]
-    truth = task.encode(table.take(rows))
-    suffix = f"/{mode}/{fraction:g}"
-    landmarks = {
-        r.name: predictions[key]
-        for r in metrics.rows
-        if (key := f"{r.name}/landmarks{suffix}") in predictions
-    }
-    errors = {
-        name: task.statistics(values.astype(np.float64), truth)[:, 0] for name, values in landmarks.items()
-    }
-    order = np.argsort(errors[pretrained_rows(metrics)[0]], kind="stable")
-    picked = order[np.linspace(0.05 * (len(order) - 1), 0.95 * (len(order) - 1), count).round().astype(int)]
-    poses = Pose().encode(table.take(rows)) if "pose" in table.column_names else None
-    found = []
-    for i in picked:
-        face = Face(
-            jpeg=base64.b64encode(beton.jpeg(int(rows[i]))).decode(),
-            truth=_pairs(truth[i]),
-            points={name: _pairs(landmarks[name][i]) for name in errors},
-            errors={name: float(error[i]) for name, error in errors.items()},
-            true_axes=_axes(poses[i]) if poses is not None else [],
-            centre=_pairs(truth[i].reshape(68, 2)[36:48].mean(axis=0))[0],
-        )
-        for row in metrics.rows:
-            pose = predictions.get(f"{row.name}/pose{suffix}")
-            if pose is not None:
-                face.axes[row.name] = _axes(pose[i])
-        found.append(face)
-    return found
+def labelled_set(metrics: Metrics) -> LabelledSet:
+    """What was evaluated on, with the labels of every task.
+
+    Raises:
+        ConfigError: it is not where the evaluation found it.
+    """
+    paths = [metrics.data.path, *([metrics.data.test_path] if metrics.data.test_path else [])]
+    return open_labelled(paths, metrics.tasks)
 
 
-def _axes(pose: NDArray[np.floating]) -> Points:
-    return _pairs(AXIS * head_axes(pose.astype(np.float64)))
+def strips(metrics: Metrics, labelled: LabelledSet, predictions: Predictions, count: int) -> Iterator[Strip]:
+    """The first pretrained row's predictions of each task at the fewest labels; of the first task also the untrained.
+
+    All rows of a task show the same ``count`` pictures: those at even steps through the pretrained row's error.
+    """
+    betons = [Beton(path) for path in labelled.paths]
+    first = pretrained_rows(metrics)[0]
+    others = [row.name for row in metrics.rows if row.kind == "random"]
+    fitted = [task for task in metrics.tasks if not isinstance(task, Recognition)]
+    for task in fitted:
+        truth = labelled.labels[task.name][predictions["rows"]]
+        picked = None
+        for name in [first, *(others if task is fitted[0] else [])]:
+            cell = _cell(metrics, predictions, name, task)
+            if cell is None:
+                continue
+            mode, fraction = cell
+            values = predictions[f"{name}/{task.name}/{mode}/{fraction:g}"].astype(np.float64)
+            errors = task.errors(values, truth)
+            if picked is None:
+                order = np.argsort(errors, kind="stable")
+                picked = order[(np.linspace(*RANGE, count) * (len(order) - 1)).round().astype(int)]
+            drawn = [
+                task.draw(_picture(betons, labelled, int(predictions["rows"][i])), values[i], truth[i])
+                for i in picked
+            ]
+            columns = count if drawn[0].width == drawn[0].height else min(count, 3)
+            shown = [quantity(float(errors[i]), task.metrics[0].unit) for i in picked]
+            yield Strip(task, name, mode, fraction, [_uri(picture) for picture in drawn], shown, columns)
 
 
-def _pairs(flat: NDArray[np.floating]) -> Points:
-    return [(round(float(x), 1), round(float(y), 1)) for x, y in flat.reshape(-1, 2)]
+def _cell(metrics: Metrics, predictions: Predictions, row: str, task: Task) -> tuple[Mode, float] | None:
+    """The first mode that was asked for, at the fewest labels."""
+    for mode in get_args(Mode):
+        for fraction in sorted({m.fraction for m in metrics.measurements}):
+            if f"{row}/{task.name}/{mode}/{fraction:g}" in predictions:
+                return mode, fraction
+    return None
+
+
+def _picture(betons: list[Beton], labelled: LabelledSet, row: int) -> Image.Image:
+    which = int(row >= labelled.first_test)
+    return Image.fromarray(betons[which].image(row - which * labelled.first_test))
+
+
+def _uri(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=88, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

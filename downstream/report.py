@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from numpy.typing import NDArray
 from PIL import Image
 
 from configs import ConfigError
 from data_prep.beton import Beton, read_labels, read_manifest
 from data_prep.files import atomic_write, write_json
 from downstream import figures
-from downstream.config import ReportConfig
-from downstream.examples import faces
+from downstream.config import Mode, ReportConfig
+from downstream.examples import Predictions, labelled_set, strips
+from downstream.labelled import LabelledSet
 from downstream.results import Metrics, Results, read_curve, read_metrics
-from downstream.tables import Line, heading, lines, number, percent, pretrained_rows, quantity, span
+from downstream.tables import Line, heading, held_out, lines, number, percent, pretrained_rows, quantity, span
 
 SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 4, 12, 72
 HISTOGRAM_BINS = 16
+WAYS: dict[Mode, str] = {
+    "linear": "frozen features",
+    "frozen": "a head trained on the frozen backbone",
+    "finetune": "fine-tuning",
+}
+"""How something was learnt, in words."""
 
 
 @dataclass(frozen=True)
@@ -71,50 +77,50 @@ def write_report(cfg: ReportConfig) -> Results:
 
 def _render(cfg: ReportConfig, results: Results) -> str:
     metrics = results.metrics
-    linear = [line for line in lines(metrics, leading_only=True) if line.mode == "linear"]
     cards = answer(metrics)
+    mode = answered(metrics)
+    learnt = [
+        line
+        for line in lines(metrics, leading_only=True)
+        if line.mode == mode and line.task.name != "recognition"
+    ]
     with np.load(Path(cfg.downstream) / "predictions.npz", allow_pickle=False) as archive:
         predictions = dict(archive)
+    labelled = labelled_set(metrics)
     environment = Environment(
         loader=PackageLoader("downstream", "."), undefined=StrictUndefined, autoescape=True, trim_blocks=True
     )
     environment.filters |= {"number": number, "quantity": quantity, "span": span}
-    environment.filters |= {"percent": percent, "heading": heading}
+    environment.filters |= {"percent": percent, "heading": heading, "held_out": held_out}
     return environment.get_template("report.html").render(
         cfg=cfg,
         results=results,
         metrics=metrics,
         zip=zip,
         cards=cards,
+        way=WAYS[mode],
+        ways=WAYS,
+        pretrained=pretrained_rows(metrics)[0],
         sentence=sentence(cards, metrics),
         leading=_grouped(lines(metrics, leading_only=True)),
         every=_grouped(line for line in lines(metrics, leading_only=False) if "_au" not in line.metric.name),
         baselines=list(dict.fromkeys(c.baseline for c in metrics.comparisons)),
-        efficiency=figures.label_efficiency(
-            metrics, [line for line in linear if line.task.name != "recognition"]
-        ),
+        efficiency=figures.label_efficiency(metrics, learnt) if learnt else None,
+        strips=list(strips(metrics, labelled, predictions, cfg.examples)),
+        plane=_plane(metrics, labelled, predictions),
         pretraining=figures.pretraining(results.pretrain) if results.pretrain else None,
         sheet=_contact_sheet(cfg.pretrain_data) if cfg.pretrain_data else None,
         histogram=figures.face_sizes(results.face_sizes) if results.face_sizes else None,
         pretrain_set=read_manifest(cfg.pretrain_data) if cfg.pretrain_data else None,
-        **_drawn(cfg, metrics, predictions),
     )
 
 
-def _drawn(
-    cfg: ReportConfig, metrics: Metrics, predictions: Mapping[str, NDArray[np.float32]]
-) -> dict[str, Any]:
-    """Faces with landmarks and head axes, and the valence/arousal plots, at the fewest labels."""
-    fraction = min(m.fraction for m in metrics.measurements)
-    row = pretrained_rows(metrics)[0]
-    drawn: dict[str, Any] = {"fraction": fraction, "faces": [], "shown": [], "plane": None}
-    if f"{row}/landmarks/linear/{fraction:g}" in predictions:
-        drawn["faces"] = faces(metrics, predictions, "linear", fraction, cfg.examples)
-        drawn["shown"] = [row, *(r.name for r in metrics.rows if r.kind == "random")]
-    if (affect := predictions.get(f"{row}/affect/linear/1")) is not None:
-        labels = read_labels(metrics.data.path).take(predictions["rows"])
-        drawn["plane"] = figures.affect_plane(metrics.task("affect").encode(labels), affect)
-    return drawn
+def _plane(metrics: Metrics, labelled: LabelledSet, predictions: Predictions) -> str | None:
+    """Valence and arousal of every test picture, with all labels."""
+    values = predictions.get(f"{pretrained_rows(metrics)[0]}/affect/{answered(metrics)}/1")
+    if values is None:
+        return None
+    return figures.affect_plane(labelled.labels["affect"][predictions["rows"]], values)
 
 
 def _grouped(every: Iterable[Line]) -> list[list[Line]]:
@@ -124,11 +130,18 @@ def _grouped(every: Iterable[Line]) -> list[list[Line]]:
     ]
 
 
+def answered(metrics: Metrics) -> Mode:
+    """The mode whose figures lead the page: the first that was measured for more than recognition."""
+    found = {line.mode for line in lines(metrics, leading_only=True) if line.task.name != "recognition"}
+    return next((mode for mode in get_args(Mode) if mode in found), "linear")
+
+
 def answer(metrics: Metrics) -> list[Card]:
-    """One card for each task with a head, at the smallest share of the labels, frozen features."""
+    """One card for each task with a head, at the smallest share of the labels, in the mode that leads."""
     smallest: dict[str, Line] = {}
+    mode = answered(metrics)
     for line in lines(metrics, leading_only=True):
-        if line.mode == "linear" and line.task.name != "recognition" and line.comparisons:
+        if line.mode == mode and line.task.name != "recognition" and line.comparisons:
             smallest.setdefault(line.task.name, line)  # lines come from few labels to many
     return [Card(line.task.title, line, _verdict(line), line.beats_all) for line in smallest.values()]
 
@@ -146,10 +159,10 @@ def _verdict(line: Line) -> str:
 def sentence(cards: Sequence[Card], metrics: Metrics) -> str:
     """The answer in one sentence."""
     if not cards:
-        return "Only fine-tuned networks were compared: see the table."
+        return "Only recognition was compared: see the table."
     line = cards[0].line
     labels = next(iter(line.values.values())).train_labels
-    start = f"With {percent(line.fraction)} of the labels ({labels} pictures) and frozen features, "
+    start = f"With {percent(line.fraction)} of the labels ({labels} pictures) and {WAYS[line.mode]}, "
     kinds = {row.name: row.kind for row in metrics.rows}
     phrases = {"random": "the same network untrained", "pixels": "raw pixels"}
     others = " and ".join(phrases[kinds[name]] for name in line.comparisons)

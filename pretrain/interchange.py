@@ -109,13 +109,11 @@ def export_backbone(source: Path, target: Path, figures: Path | None = None) -> 
     elif target.suffix == ".safetensors":
         backbones.save_backbone(target, backbone, metadata)
     elif target.suffix == ".onnx":
-        _write_onnx(backbone, int(metadata["image_size"]), target)
+        size = int(metadata["image_size"])
+        write_onnx(backbone, torch.zeros(2, 3, size, size), "features", target)
     else:
         raise ConfigError(f"{target}: the suffix says the format: .pth, .safetensors or .onnx")
-    card = target.with_name(target.name + ".md")
-    with atomic_write(card, "w") as file:
-        file.write("\n".join(_card(target, metadata, figures)) + "\n")
-    return card
+    return write_card(target, metadata, figures)
 
 
 # --- reading -------------------------------------------------------------------------------------------------
@@ -187,21 +185,39 @@ def _architecture(source: Path, tensors: Tensors) -> tuple[str, float]:
 # --- writing -------------------------------------------------------------------------------------------------
 
 
-def _write_onnx(backbone: torch.nn.Module, size: int, target: Path) -> None:
+def write_onnx(
+    network: torch.nn.Module,
+    images: Tensor,
+    output: str,
+    target: Path,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a network that takes any number of ``images`` as ONNX, with metadata."""
     program = torch.onnx.export(
-        backbone,
-        (torch.zeros(2, 3, size, size),),
+        network,
+        (images,),
         input_names=["images"],
-        output_names=["features"],
+        output_names=[output],
         dynamic_shapes=({0: torch.export.Dim("n")},),
         dynamo=True,
+        verbose=False,
     )
     assert program is not None
+    proto = program.model_proto
+    for name, value in sorted((metadata or {}).items()):
+        proto.metadata_props.add(key=name, value=value)
     with atomic_write(target) as file:
-        file.write(program.model_proto.SerializeToString())
+        file.write(proto.SerializeToString())
 
 
 _ABOUT = {
+    "input": "what it takes",
+    "output": "what it gives",
+    "task": "what was learnt, with its settings",
+    "crop": "how the faces were cut out of their pictures",
+    "row": "of the evaluation that trained it",
+    "mode": "of the training",
+    "fraction": "of the labels that it learnt from",
     "architecture": "torchvision's name",
     "width": "of the four stages, as a multiple of torchvision's",
     "method": "how it was trained",
@@ -218,7 +234,26 @@ _ABOUT = {
 }
 
 
-def _card(target: Path, metadata: Mapping[str, str], figures: Path | None) -> Iterator[str]:
+def write_card(
+    target: Path, metadata: Mapping[str, str], figures: Path | None, only: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a model card beside ``target``: what ``metadata`` say, and those ``figures`` that agree with ``only``.
+
+    Returns:
+        Its path: ``target`` with ``.md`` added.
+
+    Raises:
+        ConfigError: ``figures`` is no metrics.json.
+    """
+    card = target.with_name(target.name + ".md")
+    with atomic_write(card, "w") as file:
+        file.write("\n".join(_card(target, metadata, figures, only or {})) + "\n")
+    return card
+
+
+def _card(
+    target: Path, metadata: Mapping[str, str], figures: Path | None, only: Mapping[str, Any]
+) -> Iterator[str]:
     yield f"# {target.name}"
     yield ""
     yield f"SHA-256 {sha256_file(target)}."
@@ -234,7 +269,7 @@ def _card(target: Path, metadata: Mapping[str, str], figures: Path | None) -> It
     if figures is None:
         yield "No figures were given."
     else:
-        yield from _figures(figures)
+        yield from _figures(figures, only)
     yield ""
     yield "## Use"
     yield ""
@@ -243,10 +278,13 @@ def _card(target: Path, metadata: Mapping[str, str], figures: Path | None) -> It
     yield "not agreed to it. What it is worth was measured on the data above; on other people it may be worth less."
 
 
-def _figures(path: Path) -> Iterator[str]:
+def _figures(path: Path, only: Mapping[str, Any]) -> Iterator[str]:
     try:
         metrics = json.loads(path.read_bytes())
-        measured, synthetic = metrics["measurements"], metrics["data"]["synthetic"]
+        synthetic = metrics["data"]["synthetic"]
+        measured = [
+            m for m in metrics["measurements"] if all(m[field] == value for field, value in only.items())
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: no metrics.json of python -m downstream ({error})") from None
     yield f"From `{path}`{', on rendered faces' if synthetic else ''}; brackets hold the 95 % interval."

@@ -110,6 +110,10 @@ class Affect(Task):
         each = each.reshape(*each.shape[:-2], 8)
         return np.concatenate([ccc.mean(axis=-1, keepdims=True), each, 100 * means[..., 14:]], axis=-1)
 
+    def errors(self, prediction: Array, truth: Array) -> Array:
+        """Mean of the two absolute errors."""
+        return np.asarray(np.abs(prediction[:, :2] - truth[:, :2]).mean(axis=1), np.float64)
+
     def draw(self, picture: Image.Image, prediction: Array, truth: Array | None = None) -> Image.Image:
         """The plane of valence and arousal beside the face."""
         caption = self._expression(prediction) if self.classes else ""

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
+from scipy.special import softmax
 from torch import Tensor
 from torch.nn import functional
 
@@ -84,16 +85,20 @@ class Expression(Task):
         leading = np.stack([hits.sum(axis=-1), each.mean(axis=-1)], axis=-1)
         return 100 * np.concatenate([leading, each], axis=-1)
 
+    def errors(self, prediction: Array, truth: Array) -> Array:
+        """What the true class lacks of probability 1, %."""
+        return np.asarray(
+            100 * (1 - (softmax(prediction, axis=1) * self.targets(truth)).sum(axis=1)), np.float64
+        )
+
     def draw(self, picture: Image.Image, prediction: Array, truth: Array | None = None) -> Image.Image:
         """Bars of the classes beside the face; of logits, their softmax."""
-        shares = np.exp(prediction - prediction.max())
         known = None if truth is None else self.targets(truth[None])[0]
-        return drawing.bars(picture, self.classes, shares / shares.sum(), known, 1.0)
+        return drawing.bars(picture, self.classes, softmax(prediction), known, 1.0)
 
     def describe(self, prediction: Array, _affine: Array) -> dict[str, Any]:
         """The class, and the probability of each."""
-        shares = np.exp(prediction - prediction.max())
-        shares /= shares.sum()
+        shares = softmax(prediction)
         named = {name: round(float(x), 4) for name, x in zip(self.classes, shares, strict=True)}
         return {"expression": self.classes[int(prediction.argmax())], "probabilities": named}
 

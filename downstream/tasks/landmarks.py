@@ -38,7 +38,7 @@ from configs import ConfigError
 from downstream import drawing
 from downstream.heads import Head
 from downstream.tasks.mirror import MIRRORS
-from downstream.tasks.task import SIDE, Array, Metric, Task, back_to_source, matrix, points_moved
+from downstream.tasks.task import SIDE, Array, Metric, Task, back_to_source, matrix, points_moved, zoom_of
 
 EYE_CORNERS: Mapping[int, tuple[int, int]] = {29: (8, 9), 68: (36, 45), 98: (60, 72)}
 """Points -> the outer corners of the eyes."""
@@ -153,10 +153,18 @@ class Landmarks(Task):
             return super().head(widths, labels)
         return HeatmapHead(widths, self)
 
-    def draw(self, picture: Image.Image, prediction: Array, truth: Array | None = None) -> Image.Image:
+    def errors(self, prediction: Array, truth: Array) -> Array:
+        """NME, %."""
+        return self.statistics(prediction, truth)[:, 0]
+
+    def mark(
+        self, picture: Image.Image, prediction: Array, affine: Array, truth: Array | None = None
+    ) -> None:
         """Dots."""
-        known = None if truth is None else self._known(truth[None])[0]
-        return drawing.points(picture, prediction.reshape(-1, 2), known)
+        back = back_to_source(affine)[None]
+        known = None if truth is None else points_moved(self._known(truth[None]), back)[0]
+        predicted = points_moved(self._points(prediction[None]), back)[0]
+        drawing.mark_points(picture, predicted, known, zoom_of(affine))
 
     def describe(self, prediction: Array, affine: Array) -> dict[str, Any]:
         """X and y of each point in the source picture."""

@@ -11,7 +11,10 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from downstream import drawing
-from downstream.tasks.task import SIDE, Array, Metric, Task, back_to_source, matrix
+from downstream.tasks.task import SIDE, Array, Metric, Task, back_to_source, matrix, points_moved, zoom_of
+
+AXIS = 75
+"""Length of a drawn axis of the head that is seen from the side, crop pixels."""
 
 
 class Pose(Task):
@@ -58,10 +61,19 @@ class Pose(Task):
         turned = Rotation.from_euler("Z", -clockwise[:, None]) * head_rotation(mirrored)
         return np.asarray(turned.as_euler("YXZ", degrees=True)) * [1, -1, -1]
 
-    def draw(self, picture: Image.Image, prediction: Array, truth: Array | None = None) -> Image.Image:
+    def errors(self, prediction: Array, truth: Array) -> Array:
+        """Mean of the three absolute errors, degrees."""
+        return np.asarray(self.statistics(prediction, truth).mean(axis=1), np.float64)
+
+    def mark(
+        self, picture: Image.Image, prediction: Array, affine: Array, truth: Array | None = None
+    ) -> None:
         """The head's axes from the middle of the crop."""
-        known = None if truth is None else head_axes(truth)
-        return drawing.axes(picture, (SIDE / 2, SIDE / 2), head_axes(prediction), known)
+        poses = [prediction] if truth is None else [prediction, truth]
+        ends = [np.zeros((1, 2)), *(AXIS * head_axes(pose) for pose in poses)]
+        moved = points_moved(SIDE / 2 + np.concatenate(ends)[None], back_to_source(affine)[None])[0]
+        known = None if truth is None else moved[4:]
+        drawing.mark_axes(picture, moved[0], moved[1:4], known, zoom_of(affine))
 
     def describe(self, prediction: Array, affine: Array) -> dict[str, Any]:
         """Degrees; the crop may be turned against the picture."""

@@ -127,9 +127,33 @@ class Task(Config, ABC):
         """What is trained on a backbone whose stages have ``widths`` channels, given (N, D) training labels."""
         return LinearHead(widths[-1], self.targets(labels), *self.bounds)
 
-    def draw(self, picture: Image.Image, _prediction: Array, _truth: Array | None = None) -> Image.Image:
-        """The crop with (P,) predictions, and (D,) labels where they are known, drawn over or beside it."""
-        return picture
+    def mark(
+        self, picture: Image.Image, prediction: Array, affine: Array, truth: Array | None = None
+    ) -> None:
+        """Draw onto ``picture`` what lies on the face; by default nothing does.
+
+        Args:
+            picture: RGB; changed in place.
+            prediction: (P,), in crop pixels where in pixels.
+            affine: (2, 3) from the picture to crop pixels.
+            truth: (D,), where it is known.
+        """
+
+    def draw(self, picture: Image.Image, prediction: Array, truth: Array | None = None) -> Image.Image:
+        """The crop with (P,) predictions, and (D,) labels where they are known, drawn over or beside it.
+
+        A picture that is wider than the crop has the crop on its left, and something beside it already.
+        """
+        drawn = picture.convert("RGB").copy()
+        self.mark(drawn, prediction, np.eye(2, 3), truth)
+        return drawn
+
+    def errors(self, prediction: Array, truth: Array) -> Array:
+        """(N, P), (N, D) -> (N,) how wrong each picture is: by default the mean absolute error of what is known.
+
+        It orders and captions the examples of a page, in the unit of the first metric.
+        """
+        return np.asarray(np.nanmean(np.abs(prediction - self.targets(truth)), axis=1), np.float64)
 
     def describe(self, prediction: Array, _affine: Array) -> dict[str, Any]:
         """What (P,) predictions say, as JSON; what is in pixels, in those of the source picture.
@@ -178,6 +202,11 @@ def back_to_source(affine: Array) -> Array:
     """(2, 3) source to crop -> (2, 3) crop to source."""
     square = np.vstack([affine.reshape(2, 3), [0, 0, 1]])
     return np.asarray(np.linalg.inv(square)[:2], np.float64)
+
+
+def zoom_of(affine: Array) -> float:
+    """(2, 3) picture to crop -> the picture's pixels to a crop pixel."""
+    return float(1 / np.sqrt(abs(np.linalg.det(affine.reshape(2, 3)[:, :2]))))
 
 
 def refuse_constant(task: str, names: Sequence[str], labels: Array) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import subprocess
@@ -13,11 +15,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 
 from configs import ConfigError, load
-from data_prep.beton import read_labels
+from data_prep.beton import Beton, read_labels
 from downstream.config import DownstreamConfig, ReportConfig, Study
 from downstream.evaluate import evaluate
+from downstream.examples import labelled_set as labelled_set_of
+from downstream.examples import strips
 from downstream.report import sentence, write_report
 from downstream.results import Metrics, Results, finished, read_metrics
 from downstream.summary import write_results_markdown
@@ -243,7 +248,77 @@ def test_the_page_holds_the_figures_and_needs_nothing_else(
     assets = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"'\s>)]+)", page)
     assert assets
     assert all(asset.startswith("data:") for asset in assets)
-    assert page.count("<svg") == 3 * 3  # landmarks of two rows and head axes, three faces each
+    # Three faces each: landmarks of two rows, pose, valence and arousal, action units.
+    titles = [task.title for task in metrics.tasks if task.name != "recognition"]
+    shown = {title: len(re.findall(f'alt="{title} by', page)) for title in titles}
+    assert shown == {"68 landmarks": 6, "Head pose": 3, "Valence and arousal": 3, "12 action units": 3}
+
+
+def test_the_page_does_without_landmarks_people_and_a_linear_readout(
+    labelled_set: Path, backbone: Path, tmp_path: Path
+) -> None:
+    """Folds of a set that does not know its people, and nothing but trained heads."""
+    for suffix in (".beton", ".json"):
+        (tmp_path / f"set{suffix}").write_bytes(labelled_set.with_suffix(suffix).read_bytes())
+    table = pq.read_table(labelled_set.with_suffix(".parquet")).drop_columns(["identity", "landmarks68"])
+    rng = np.random.default_rng(2)
+    points = [row.tolist() for row in rng.uniform(50, 200, (len(table), 58))]
+    table = table.append_column("landmarks29", [points]).append_column(
+        "fold", [[i % 2 for i in range(len(table))]]
+    )
+    pq.write_table(table, tmp_path / "set.parquet")
+    changes: dict[str, object] = {
+        "tasks": ["pose", {"name": "landmarks", "points": 29, "head_kind": "linear"}],
+        "modes": ["frozen"],
+        "fractions": [0.2],
+        "trained": [],
+        "protocol": {"kind": "folds", "column": "fold"},
+        "subsets": {"even": {"fold": 0}},
+        "recipe": {"steps": 1, "batch_size": 4},
+    }
+    cfg = _config(tmp_path / "set.beton", backbone, tmp_path / "run", **changes)
+    metrics = evaluate(cfg)
+    report = ReportConfig(
+        downstream=cfg.output,
+        output=str(tmp_path / "page.html"),
+        results=str(tmp_path / "r.json"),
+        examples=2,
+    )
+    write_report(report)
+    page = (tmp_path / "page.html").read_text()
+    assert metrics.data.test_identities is None
+    assert "None" not in re.sub(r"base64,[^\"]+", "", page)
+    assert page.count('alt="29 landmarks by') == 2
+    assert page.count('alt="Head pose by') == 4  # the first task, of the untrained row too
+    assert "a head trained on the frozen backbone" in page
+    assert "240 test pictures" in page
+
+
+def test_examples_come_from_the_second_set(
+    labelled_set: Path, other_people: Path, backbone: Path, tmp_path: Path
+) -> None:
+    changes: dict[str, object] = {
+        "tasks": ["pose"],
+        "modes": ["linear"],
+        "trained": [],
+        "protocol": {"kind": "sets"},
+        "test_data": str(other_people),
+        "split": str(tmp_path / "split.json"),
+    }
+    metrics = evaluate(_config(labelled_set, backbone, tmp_path / "run", **changes))
+    with np.load(tmp_path / "run/predictions.npz") as archive:
+        predictions = dict(archive)
+    assert predictions["rows"].min() == 240
+    (strip, other) = strips(metrics, labelled_set_of(metrics), predictions, 2)
+    assert (strip.row, other.row) == ("pretrained", "random")
+    task, truth = make("pose"), make("pose").encode(read_labels(other_people))
+    errors = np.sort(task.errors(predictions["pretrained/pose/linear/0.2"].astype(np.float64), truth))
+    wanted = errors[[round(0.05 * 29), round(0.95 * 29)]]
+    assert strip.errors == [f"{error:.2f}°" for error in wanted]
+    # Where nothing is drawn, the picture is the test set's.
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(strip.pictures[0].partition(",")[2]))), int)
+    row = int(np.argsort(task.errors(predictions["pretrained/pose/linear/0.2"].astype(np.float64), truth))[1])
+    assert np.abs(picture[:40] - Beton(other_people).image(row)[:40]).mean() < 4
 
 
 def test_seeds_side_by_side(run: tuple[DownstreamConfig, Metrics], tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def one_core() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1,600 portraits of 160 people. Of 1,000 portraits and 100 people the figures of expressions were hardly clear of a
+    """1,600 portraits of 160 people. Of 1,000 of 100 people the figures of expressions were hardly clear of a
     constant: ICC .02 [.00, .03], CCC .08 [.03, .13]; landmarks, shape and identity show in fewer.
     """
     return write_faces(tmp_path_factory.mktemp("faces") / "set.beton", people=160, pictures=1600)
