@@ -66,10 +66,8 @@ def other_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_faces(path, people=6, pictures=30, identity_start=1000)
 
 
-@pytest.fixture(scope="session")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_backbone(path: Path) -> Path:
     """A quarter-width ResNet-18 in a hand-off file, with random weights."""
-    path = tmp_path_factory.mktemp("backbone") / "backbone.safetensors"
     header = {
         "architecture": "resnet18",
         "width": "0.25",
@@ -79,3 +77,9 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     backbones.save_backbone(path, backbones.random("resnet18", 0.25, seed=11), header)
     return path
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See :func:`write_backbone`."""
+    return write_backbone(tmp_path_factory.mktemp("backbone") / "backbone.safetensors")

@@ -94,17 +94,22 @@ def cofw(root: Path, _patch: pytest.MonkeyPatch) -> None:
 
 
 def aflw(root: Path, patch: pytest.MonkeyPatch) -> None:
-    """Eight faces, of which the first five in the published order, not 20,000, are for training."""
+    """Eight faces, of which the first five in the published order, not 20,000, are for training.
+
+    Of one of either part a point is not known.
+    """
     patch.setattr(aflw_source, "TRAIN", 5)
     rng = np.random.default_rng(2)
     names = np.empty((8, 1), object)
     names[:, 0] = [f"0/image{number}.jpg" for number in range(8)]
     seen = np.ones((8, 19))
     seen[[0, 6], 3] = 0
+    points = rng.uniform(40, 120, (8, 38))
+    points[0, 3] = points[6, 3] = np.nan
     content = {
         "nameList": names,
         "bbox": np.tile([30.0, 130, 40, 120], (8, 1)),
-        "data": rng.uniform(40, 120, (8, 38)),
+        "data": points,
         "mask_new": seen,
         "ra": np.array([[8, 2, 3, 1, 5, 4, 6, 7]]),
     }

@@ -36,9 +36,7 @@ HEADER = {
     "std": json.dumps([0.3, 0.3, 0.3]),
 }
 # At the defaults, made for millions of pictures, 200 of them are less than one batch.
-RECIPE = CosFaceRecipe(
-    epochs=12, batch_size=20, lr=0.05, scale=16.0, precision="float32", workers=1
-)
+RECIPE = CosFaceRecipe(epochs=12, batch_size=20, lr=0.05, scale=16.0, precision="float32", workers=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
