@@ -94,8 +94,9 @@ def cofw(root: Path, _patch: pytest.MonkeyPatch) -> None:
 
 
 def aflw(root: Path, patch: pytest.MonkeyPatch) -> None:
-    """Eight faces, of which the first five in the published order, not 20,000, are for training. A point of one to
-    learn from and of one to test on is not known.
+    """Eight faces, of which the first five in the published order, not 20,000, are for training.
+
+    Of one of either part a point is not known.
     """
     patch.setattr(aflw_source, "TRAIN", 5)
     rng = np.random.default_rng(2)
