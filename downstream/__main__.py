@@ -33,29 +33,29 @@ class Command:
 
 def _evaluate(cfg: Any) -> None:
     from downstream.evaluate import evaluate
-    from downstream.tables import terminal_table
+    from downstream.reports.tables import terminal_table
 
     print(terminal_table(evaluate(cfg)))
     print(f"{cfg.output}/metrics.json")
 
 
 def _report(cfg: Any) -> None:
-    from downstream.report import write_report
-    from downstream.tables import terminal_table
+    from downstream.reports.page import write_report
+    from downstream.reports.tables import terminal_table
 
     print(terminal_table(write_report(cfg).metrics))
     print(cfg.output)
 
 
 def _results(cfg: Any) -> None:
-    from downstream.summary import write_results_markdown
+    from downstream.reports.summary import write_results_markdown
 
     write_results_markdown(cfg.studies, cfg.output)
     print(cfg.output)
 
 
 def _tables(cfg: Any) -> None:
-    from downstream.papers import write_tables
+    from downstream.reports.papers import write_tables
 
     for name, sheet in write_tables(cfg).items():
         print(f"{sheet.caption}\n\n{sheet.terminal()}\n\n{cfg.output}/{name}.html\n")
@@ -94,7 +94,7 @@ def _florence(cfg: Any) -> None:
 COMMANDS = {
     "report": Command("downstream.config:ReportConfig", _report),
     "results": Command("downstream.config:ResultsConfig", _results),
-    "tables": Command("downstream.printed.config:TablesConfig", _tables),
+    "tables": Command("downstream.reports.printed.config:TablesConfig", _tables),
     "verify": Command("downstream.recognition.config:VerifyConfig", _verify),
     "convert-model": Command("downstream.morphable.convert:ConvertConfig", _convert),
     "florence": Command("downstream.morphable.florence:FlorenceConfig", _florence),
@@ -212,7 +212,7 @@ def _run_compare(words: list[str]) -> None:
     if len(arguments.runs) < 2:
         parser.error("give two runs or more")
 
-    from downstream.across import compare_runs
+    from downstream.reports.across import compare_runs
 
     for sheet in compare_runs(arguments.runs, arguments.output):
         print(f"{sheet.caption}\n\n{sheet.terminal()}\n")

@@ -150,6 +150,12 @@ STAGES = {
         run=lambda config: Path(config.results).parent,
         gpus=0,
     ),
+    "tables": Stage(
+        "downstream",
+        "downstream.reports.printed.config:TablesConfig",
+        command=("tables",),
+        gpus=0,
+    ),
     "results": Stage(
         "downstream",
         "downstream.config:ResultsConfig",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from downstream.figures import as_svg, roc_panels
+from downstream.reports.figures import as_svg, roc_panels
 
 if TYPE_CHECKING:
     from downstream.recognition.verify import Verification

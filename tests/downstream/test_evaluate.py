@@ -21,12 +21,12 @@ from configs import ConfigError, load
 from data_prep.beton import Beton, read_labels
 from downstream.config import DownstreamConfig, ReportConfig, Study
 from downstream.evaluate import evaluate
-from downstream.examples import labelled_set as labelled_set_of
-from downstream.examples import strips
-from downstream.report import sentence, write_report
+from downstream.reports.examples import labelled_set as labelled_set_of
+from downstream.reports.examples import strips
+from downstream.reports.page import sentence, write_report
+from downstream.reports.summary import write_results_markdown
+from downstream.reports.tables import lines, number, terminal_table
 from downstream.results import Metrics, Results, finished, read_metrics
-from downstream.summary import write_results_markdown
-from downstream.tables import lines, number, terminal_table
 from downstream.tasks import make
 
 ROOT = Path(__file__).parents[2]

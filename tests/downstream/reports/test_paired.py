@@ -7,7 +7,7 @@ import pingouin
 import pytest
 from scipy import stats
 
-from downstream.paired import least_sign_p, paired
+from downstream.reports.paired import least_sign_p, paired
 
 FIRST, SECOND = [0.61, 0.64, 0.66, 0.59, 0.7], [0.55, 0.65, 0.6, 0.5, 0.63]
 

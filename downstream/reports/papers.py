@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from configs import ConfigError
-from downstream import printed
-from downstream.printed import Printed
-from downstream.printed.config import PaperTable, TablesConfig
+from downstream.reports import printed
+from downstream.reports.printed import Printed
+from downstream.reports.printed.config import PaperTable, TablesConfig
+from downstream.reports.runs import Run, figures_of, open_runs
+from downstream.reports.sheet import Sheet, plain
 from downstream.results import Data
-from downstream.runs import Run, figures_of, open_runs
-from downstream.sheet import Sheet, plain
 
 PRINTED, MEASURED = "printed", "measured here"
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from data_prep.files import atomic_write
-from downstream import pictures
-from downstream.runs import Run, truth_of
-from downstream.tables import percent
+from downstream.reports import pictures
+from downstream.reports.runs import Run, truth_of
+from downstream.reports.tables import percent
 from downstream.tasks import Task
 from downstream.tasks.action_units import ActionUnits
 from downstream.tasks.affect import Affect
@@ -28,7 +28,7 @@ def write_pictures(runs: Sequence[Run], figures: pd.DataFrame, folder: Path) -> 
 
     Args:
         runs: The runs.
-        figures: Of :func:`downstream.runs.figures_of`.
+        figures: Of :func:`downstream.reports.runs.figures_of`.
         folder: Where they are written.
     """
     truth = truth_of(runs)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from configs import ConfigError, load
-from downstream import printed
-from downstream.printed import Printed
-from downstream.printed.config import TablesConfig
+from downstream.reports import printed
+from downstream.reports.printed import Printed
+from downstream.reports.printed.config import TablesConfig
 from downstream.tasks import make
 
 ROUNDING = 0.5e-3
@@ -111,5 +111,5 @@ def test_a_config_with_an_unknown_table_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_example_names_tables_that_exist() -> None:
-    cfg = load(Path(__file__).parents[2] / "configs/downstream/tables.yaml", schema=TablesConfig)
+    cfg = load(Path(__file__).parents[3] / "configs/downstream/tables.yaml", schema=TablesConfig)
     assert [table.printed for table in cfg.tables] == ["disfa", "affectnet"]

@@ -10,11 +10,11 @@ from typing import Literal
 
 from configs import ConfigError
 from data_prep.files import atomic_write
-from downstream import figures
 from downstream.config import Study
-from downstream.paired import least_sign_p, paired
+from downstream.reports import figures
+from downstream.reports.paired import least_sign_p, paired
+from downstream.reports.tables import Line, heading, lines, number, percent, span
 from downstream.results import Metrics, read_curve, read_metrics
-from downstream.tables import Line, heading, lines, number, percent, span
 
 MODES = {
     "linear": "Frozen features + ridge",

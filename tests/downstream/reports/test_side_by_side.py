@@ -19,20 +19,20 @@ from scipy import stats
 
 from configs import ConfigError
 from data_prep.beton import read_labels
-from downstream import printed
-from downstream.across import compare_runs
 from downstream.bootstrap import ClusterBootstrap
 from downstream.config import DownstreamConfig, Study
 from downstream.evaluate import evaluate
-from downstream.papers import paper_sheet
-from downstream.printed.config import PaperTable
+from downstream.reports import printed
+from downstream.reports.across import compare_runs
+from downstream.reports.papers import paper_sheet
+from downstream.reports.printed.config import PaperTable
+from downstream.reports.sheet import Sheet, plain
+from downstream.reports.summary import write_results_markdown
 from downstream.results import read_metrics
-from downstream.sheet import Sheet, plain
-from downstream.summary import write_results_markdown
 from downstream.tasks import make
 from pretrain import backbones
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SEEDS = (11, 12, 13)
 MODE = "linear"
 RESAMPLES = 200

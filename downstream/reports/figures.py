@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
+from downstream.reports.tables import Line, heading, percent
 from downstream.results import Metrics, PretrainCurve
-from downstream.tables import Line, heading, percent
 
 ACCENT = "#0b6e8a"
 INK, GREY, PALE = "#1c1c1c", "#6f6f6f", "#a9a9a9"

@@ -13,7 +13,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from data_prep.files import atomic_write, write_json
-from downstream.tables import percent
+from downstream.reports.tables import percent
 
 FORMATS = ("html", "md", "tex", "json")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator, model_validator
 
 from configs import Config
-from downstream import printed
+from downstream.reports import printed
 
 
 class PaperTable(Config):

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from downstream.figures import GREY, INK, PALE, STYLE
+from downstream.reports.figures import GREY, INK, PALE, STYLE
 from downstream.tasks.task import Array
 
 Format = Literal["svg", "png"]

@@ -15,8 +15,8 @@ from PIL import Image
 from data_prep.beton import Beton
 from downstream.config import Mode
 from downstream.labelled import LabelledSet, open_labelled
+from downstream.reports.tables import pretrained_rows, quantity
 from downstream.results import Metrics
-from downstream.tables import pretrained_rows, quantity
 from downstream.tasks import Task
 from downstream.tasks.recognition import Recognition
 

@@ -17,12 +17,22 @@ from PIL import Image
 from configs import ConfigError
 from data_prep.beton import Beton, read_labels, read_manifest
 from data_prep.files import atomic_write, write_json
-from downstream import figures
 from downstream.config import Mode, ReportConfig
-from downstream.examples import Predictions, labelled_set, strips
 from downstream.labelled import LabelledSet
+from downstream.reports import figures
+from downstream.reports.examples import Predictions, labelled_set, strips
+from downstream.reports.tables import (
+    Line,
+    heading,
+    held_out,
+    lines,
+    number,
+    percent,
+    pretrained_rows,
+    quantity,
+    span,
+)
 from downstream.results import Metrics, Results, read_curve, read_metrics
-from downstream.tables import Line, heading, held_out, lines, number, percent, pretrained_rows, quantity, span
 
 SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 4, 12, 72
 HISTOGRAM_BINS = 16
@@ -88,11 +98,14 @@ def _render(cfg: ReportConfig, results: Results) -> str:
         predictions = dict(archive)
     labelled = labelled_set(metrics)
     environment = Environment(
-        loader=PackageLoader("downstream", "."), undefined=StrictUndefined, autoescape=True, trim_blocks=True
+        loader=PackageLoader("downstream.reports", "."),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
     )
     environment.filters |= {"number": number, "quantity": quantity, "span": span}
     environment.filters |= {"percent": percent, "heading": heading, "held_out": held_out}
-    return environment.get_template("report.html").render(
+    return environment.get_template("page.html").render(
         cfg=cfg,
         results=results,
         metrics=metrics,

@@ -1,8 +1,8 @@
 """Two or more finished runs side by side: every figure, its spread over seeds, and tests of the differences.
 
 Rows of one name in several runs are seeds of one thing. Each pretrained row is compared with the baselines of its
-own runs and with every other pretrained row: over the seeds (:mod:`downstream.paired`), and over the people in the
-test pictures, on whose resamples the stored predictions of both rows are scored again.
+own runs and with every other pretrained row: over the seeds (:mod:`downstream.reports.paired`), and over the people
+in the test pictures, on whose resamples the stored predictions of both rows are scored again.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 from downstream.bootstrap import ClusterBootstrap, interval
-from downstream.gallery import write_pictures
-from downstream.paired import least_sign_p, paired
-from downstream.runs import CELL, Run, figures_of, open_runs, truth_of
-from downstream.sheet import Sheet
-from downstream.tables import held_out, number
+from downstream.reports.gallery import write_pictures
+from downstream.reports.paired import least_sign_p, paired
+from downstream.reports.runs import CELL, Run, figures_of, open_runs, truth_of
+from downstream.reports.sheet import Sheet
+from downstream.reports.tables import held_out, number
 
 Pair = tuple[str, str]
 """A pretrained row and the one it is compared with."""
@@ -83,7 +83,7 @@ def values_sheet(runs: Sequence[Run], figures: pd.DataFrame, each: bool) -> Shee
 
     Args:
         runs: The runs.
-        figures: Of :func:`downstream.runs.figures_of`.
+        figures: Of :func:`downstream.reports.runs.figures_of`.
         each: Also every seed's value.
     """
     figures = figures[~figures["repeated"]]

@@ -1,0 +1,1 @@
+"""What is made of finished evaluations: the page, tables beside those of papers, comparisons of runs, pictures."""
