@@ -66,11 +66,11 @@ class Affect(Task):
 
     def encode(self, table: pa.Table) -> Array:
         """(N, 2): valence, arousal in [-1, 1]; (N, 3) with the class. Numbers outside, as -2, are unknown."""
-        two = np.concatenate([matrix(table, name) for name in _OUTPUTS], axis=1)
+        two = np.concatenate([matrix(table, name, 1) for name in _OUTPUTS], axis=1)
         two = np.where(np.abs(two) <= 1, two, np.nan)
         if not self.classes:
             return two
-        expression = matrix(table, "expression")
+        expression = matrix(table, "expression", 1)
         told = (expression >= 0) & (expression < self.classes)
         return np.concatenate([two, np.where(told, expression, np.nan)], axis=1)
 

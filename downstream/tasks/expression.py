@@ -54,7 +54,7 @@ class Expression(Task):
 
     def encode(self, table: pa.Table) -> Array:
         """(N, 1): the index of the class."""
-        labels = matrix(table, "expression")
+        labels = matrix(table, "expression", 1)
         return np.where((labels >= 0) & (labels < len(self.classes)), labels, np.nan)
 
     def check(self, labels: Array) -> None:

@@ -112,7 +112,9 @@ class Landmarks(Task):
 
     def encode(self, table: pa.Table) -> Array:
         """(N, 2 K): x0, y0, x1, y1, ... in crop pixels; (N, 2 K + 4) with the face's annotated box."""
-        return np.concatenate([matrix(table, column) for column in self.columns], axis=1)
+        widths = (2 * self.points, 4)
+        labels = [matrix(table, column, n) for column, n in zip(self.columns, widths, strict=False)]
+        return np.concatenate(labels, axis=1)
 
     def usable(self, labels: Array) -> NDArray[np.bool_]:
         """Pictures of which a point and the normalisers are known."""

@@ -44,7 +44,7 @@ class Pose(Task):
 
     def encode(self, table: pa.Table) -> Array:
         """(N, 3): yaw, pitch, roll in degrees."""
-        return matrix(table, "pose")
+        return matrix(table, "pose", 3)
 
     def statistics(self, prediction: Array, truth: Array) -> Array:
         """(N, 3), (N, 3) -> (N, 3): absolute errors in degrees, the shorter way round the circle."""

@@ -182,15 +182,36 @@ class Task(Config, ABC):
         return {metric.name: float(value) for metric, value in zip(self.metrics, values, strict=True)}
 
 
-def matrix(table: pa.Table, column: str) -> Array:
-    """A column of numbers, or of lists of one length, as (N, D); NaN where there is none."""
+def matrix(table: pa.Table, column: str, width: int | None = None) -> Array:
+    """A column of numbers, or of lists of one length, as (N, D); NaN where there is none.
+
+    Raises:
+        ConfigError: it holds something else, or lists of another length than ``width``.
+    """
     values = table.column(column).combine_chunks()
-    if pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type):
-        rows = values.to_pylist()
-        length = next((len(row) for row in rows if row is not None), 0)
-        empty = [None] * length
-        return np.array([empty if row is None else row for row in rows], dtype=np.float64).reshape(-1, length)
-    return np.asarray(values.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)[:, None]
+    try:
+        if pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type):
+            found = _lists(values, width)
+        else:
+            numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            found = np.asarray(numbers, dtype=np.float64)[:, None]
+    except (ValueError, TypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise ConfigError(
+            f"data: the labels '{column}' are neither numbers nor lists of numbers of one length; mend them"
+        ) from None
+    if width not in (None, found.shape[1]):
+        raise ConfigError(
+            f"data: the labels '{column}' have {found.shape[1]} numbers a picture instead of {width}; mend them"
+        )
+    return found
+
+
+def _lists(values: pa.Array, width: int | None) -> Array:
+    rows = values.to_pylist()
+    length = next((len(row) for row in rows if row is not None), width or 0)
+    empty = [None] * length
+    filled = [empty if row is None else row for row in rows]
+    return np.array(filled, dtype=np.float64).reshape(len(rows), length)
 
 
 def points_moved(points: Array, affine: Array) -> Array:

@@ -397,6 +397,26 @@ def test_one_picture_and_constant_labels(name: str, rng: np.random.Generator) ->
                 task.evaluate(prediction[:count], same)
 
 
+def test_labels_are_read_or_refused() -> None:
+    kind = pa.list_(pa.float32(), 136)
+    nobody = pa.table({"landmarks68": pa.array([None, None], kind)})
+    assert make("landmarks").encode(nobody).shape == (2, 136)
+    some = pa.table({"landmarks68": pa.array([[float(i) for i in range(135)] + [None], None], kind)})
+    labels = make("landmarks").encode(some)
+    assert (np.isnan(labels).sum(axis=1) == [1, 136]).all()
+    assert make("landmarks").usable(labels).tolist() == [True, False]
+    for name, column, values, message in (
+        ("landmarks", "landmarks68", [[1.0] * 10], "'landmarks68' have 10 numbers a picture instead of 136"),
+        ("pose", "pose", [[1.0, 2]], "'pose' have 2 numbers a picture instead of 3"),
+        ("expression", "expression", [[0.0, 1]], "'expression' have 2 numbers a picture instead of 1"),
+        ("action_units", "action_units", [[1.0, 2], [1.0]], "'action_units' are neither numbers nor lists"),
+        ("expression", "expression", ["happy"], "'expression' are neither numbers nor lists"),
+        ("pose", "pose", [["left", "up", "down"]], "'pose' are neither numbers nor lists"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make(name).encode(pa.table({column: values}))
+
+
 def test_two_pictures_are_enough_for_a_correlation() -> None:
     truth, prediction = np.array([[0.1, -0.5], [0.3, 0.5]]), np.array([[0.2, 0.4], [0.4, -0.4]])
     ours = make("affect").evaluate(prediction, truth)
