@@ -34,13 +34,6 @@ _At = Callable[[_Floats], list[tuple[float, float]]]
 # --- on the face ---------------------------------------------------------------------------------------------
 
 
-def points(picture: Image.Image, predicted: _Floats, true: _Floats | None = None) -> Image.Image:
-    """A copy of a crop with (K, 2) points; of those that are not known nothing is drawn."""
-    drawn = picture.convert("RGB").copy()
-    mark_points(drawn, predicted, true)
-    return drawn
-
-
 def mark_points(
     picture: Image.Image, predicted: _Floats, true: _Floats | None = None, zoom: float = 1.0
 ) -> None:

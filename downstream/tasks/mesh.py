@@ -32,7 +32,7 @@ from downstream.morphable.florence import save_mesh
 from downstream.morphable.heads import CAMERA, CoefficientsHead, GraphHead
 from downstream.morphable.model import Indices, MorphableModel, load_model
 from downstream.tasks.mirror import MIRRORS
-from downstream.tasks.task import SIDE, Array, Metric, Task, back_to_source, matrix, points_moved
+from downstream.tasks.task import SIDE, Array, Metric, Task, back_to_source, matrix, points_moved, zoom_of
 
 POINTS = slice(2, 138)
 """Where a label has x, y of the 68 points; before them stand yaw and size."""
@@ -193,12 +193,20 @@ class Mesh(Task):
         kind = CoefficientsHead if self.head_kind == "coefficients" else GraphHead
         return kind(widths[-1], self._model, PARAMETERS, labels[:, PARAMETERS])
 
-    def draw(self, picture: Image.Image, prediction: Array, truth: Array | None = None) -> Image.Image:
-        """The mesh over the crop, the 68 points on it."""
+    def errors(self, prediction: Array, truth: Array) -> Array:
+        """The NME of each picture, in %."""
+        return self.statistics(prediction, truth)[:, 0]
+
+    def mark(
+        self, picture: Image.Image, prediction: Array, affine: Array, truth: Array | None = None
+    ) -> None:
+        """The mesh, and the 68 points on it."""
+        back, zoom = back_to_source(affine), zoom_of(affine)
         mesh = self.vertices(prediction[None])[0]
-        known = None if truth is None else truth[POINTS].reshape(68, 2)
-        drawn = draw_mesh(picture, mesh, self._model.triangles)
-        return drawing.points(drawn, mesh[self._model.landmarks, :2], known)
+        mesh = np.concatenate([points_moved(mesh[None, :, :2], back[None])[0], zoom * mesh[:, 2:]], axis=1)
+        picture.paste(draw_mesh(picture, mesh, self._model.triangles))
+        known = None if truth is None else points_moved(truth[POINTS].reshape(1, 68, 2), back[None])[0]
+        drawing.mark_points(picture, mesh[self._model.landmarks, :2], known, zoom)
 
     def describe(self, prediction: Array, affine: Array) -> dict[str, Any]:
         """X, y, z of the 68 points in pixels of the source picture, the pose in degrees, and the coefficients."""
