@@ -55,12 +55,12 @@ Initialisation = Annotated[Checkpoint | Random | Pixels, Field(discriminator="ki
 
 
 class TrainedCell(Config):
-    """One cell of the matrix that is trained."""
+    """What of the matrix is trained."""
 
     task: str
     """One of 'tasks'."""
-    fraction: float = Field(gt=0, le=1)
-    """Share of the training labels; one of 'fractions'."""
+    fraction: float | None = Field(default=None, gt=0, le=1)
+    """Share of the training labels, one of 'fractions'; null: all of these."""
 
 
 class Bootstrap(Config):
@@ -127,7 +127,7 @@ class DownstreamConfig(Config):
                 raise ValueError(f"{field}: two have the same name; name each differently")
         names = [task.name for task in self.tasks]
         for cell in self.trained:
-            if cell.task not in names or cell.fraction not in self.fractions:
+            if cell.task not in names or cell.fraction not in (None, *self.fractions):
                 raise ValueError(
                     f"trained asks for {cell.task} at {cell.fraction}: add it to tasks and fractions"
                 )

@@ -202,7 +202,7 @@ def trainings(cfg: DownstreamConfig, parts: int) -> list[Training]:
         if mode != "linear"
         and not isinstance(row, Pixels)
         and not (mode == "frozen" and isinstance(task, Recognition))  # it has no head to train
-        and (not wanted or (task.name, fraction) in wanted)
+        and (not wanted or wanted & {(task.name, fraction), (task.name, None)})
     ]
 
 

@@ -142,6 +142,13 @@ STAGES = {
         finished=("downstream.recognition.verify:finished",),
         command=("verify",),
     ),
+    "convert_model": Stage(
+        "downstream",
+        "downstream.morphable.convert:ConvertConfig",
+        command=("convert-model",),
+        run=lambda config: Path(config.output).parent,
+        gpus=0,
+    ),
     "report": Stage(
         "downstream",
         "downstream.config:ReportConfig",

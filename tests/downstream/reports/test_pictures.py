@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.integrate import simpson
 from sklearn.metrics import confusion_matrix
 
-from downstream import gallery, pictures
+from downstream.reports import gallery, pictures
 from downstream.tasks import make
 
 RNG = np.random.default_rng(0)
