@@ -21,7 +21,7 @@ from downstream.reports.gallery import write_pictures
 from downstream.reports.paired import least_sign_p, paired
 from downstream.reports.runs import CELL, Run, figures_of, open_runs, truth_of
 from downstream.reports.sheet import Sheet
-from downstream.reports.tables import held_out, number
+from downstream.reports.tables import held_out, number, of_people
 
 Pair = tuple[str, str]
 """A pretrained row and the one it is compared with."""
@@ -124,8 +124,9 @@ def values_sheet(runs: Sequence[Run], figures: pd.DataFrame, each: bool) -> Shee
 
 def _caption(runs: Sequence[Run]) -> str:
     data = runs[0].metrics.data
-    people = f" of {data.test_identities} people" if data.test_identities else ""
-    text = f"{len(runs)} runs on the same {data.test_pictures} test pictures{people}."
+    text = (
+        f"{len(runs)} runs on the same {data.test_pictures} test pictures{of_people(data.test_identities)}."
+    )
     return text + (" Synthetic faces." if data.synthetic else "")
 
 

@@ -19,6 +19,7 @@ from downstream.reports.tables import Line, heading, percent
 from downstream.results import Metrics, PretrainCurve
 
 ACCENT = "#0b6e8a"
+PRETRAINED = (ACCENT, "#b5561f", "#6a4c93", "#4a7a2a")
 INK, GREY, PALE = "#1c1c1c", "#6f6f6f", "#a9a9a9"
 STYLE: Any = {
     "font.size": 9,
@@ -90,9 +91,12 @@ def _efficiency_panel(axes: Axes, metrics: Metrics, lines: Sequence[Line]) -> No
 
 
 def _look(metrics: Metrics, row: str) -> tuple[str, str]:
-    """Colour and dash of a row: the accent is for what was pretrained."""
-    kinds = {r.name: r.kind for r in metrics.rows}
-    return {"checkpoint": (ACCENT, "-"), "random": (GREY, "-"), "pixels": (PALE, "--")}[kinds[row]]
+    """Colour and dash of a row: the accent is for what was pretrained first."""
+    kind = next(r.kind for r in metrics.rows if r.name == row)
+    if kind == "checkpoint":
+        pretrained = [r.name for r in metrics.rows if r.kind == kind]
+        return PRETRAINED[pretrained.index(row) % len(PRETRAINED)], "-"
+    return {"random": (GREY, "-"), "pixels": (PALE, "--")}[kind]
 
 
 def pretraining(curve: PretrainCurve) -> str:

@@ -178,7 +178,7 @@ def sentence(cards: Sequence[Card], metrics: Metrics) -> str:
     start = f"With {percent(line.fraction)} of the labels ({labels} pictures) and {WAYS[line.mode]}, "
     kinds = {row.name: row.kind for row in metrics.rows}
     phrases = {"random": "the same network untrained", "pixels": "raw pixels"}
-    others = " and ".join(phrases[kinds[name]] for name in line.comparisons)
+    others = _listed([phrases.get(kinds[name], name) for name in line.comparisons])
     good = [card.title.lower() for card in cards if card.good]
     rest = [card.title.lower() for card in cards if not card.good]
     if not good:

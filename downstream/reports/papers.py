@@ -14,7 +14,7 @@ from downstream.reports.printed import Printed
 from downstream.reports.printed.config import PaperTable, TablesConfig
 from downstream.reports.runs import Run, figures_of, open_runs
 from downstream.reports.sheet import Sheet, plain
-from downstream.results import Data
+from downstream.reports.tables import of_people
 
 PRINTED, MEASURED = "printed", "measured here"
 
@@ -136,10 +136,6 @@ def _best(shown: pd.DataFrame, better: Sequence[str], blocks: Sequence[tuple[obj
     return bold
 
 
-def _of_people(data: Data) -> str:
-    return f" of {data.test_identities} people" if data.test_identities else ""
-
-
 def _caption(paper: Printed, runs: Sequence[Run]) -> str:
     data = runs[0].metrics.data
     block = (
@@ -147,7 +143,7 @@ def _caption(paper: Printed, runs: Sequence[Run]) -> str:
     )
     text = (
         f"{paper.title}. Printed: {paper.source}. Measured here: {data.test_pictures} test pictures"
-        f"{_of_people(data)}, trained on up to {data.train_pictures} others."
+        f"{of_people(data.test_identities)}, trained on up to {data.train_pictures} others."
     )
     if data.synthetic:
         text += (

@@ -13,7 +13,7 @@ from data_prep.files import atomic_write
 from downstream.config import Study
 from downstream.reports import figures
 from downstream.reports.paired import least_sign_p, paired
-from downstream.reports.tables import Line, heading, lines, number, percent, span
+from downstream.reports.tables import Line, heading, held_out, lines, number, of_people, percent, span
 from downstream.results import Metrics, read_curve, read_metrics
 
 MODES = {
@@ -57,9 +57,9 @@ def _study(study: Study, evaluations: list[Metrics], output: Path) -> Iterator[s
     )
     yield (
         f"{_seeds(len(study.runs))} "
-        f"{data.train_pictures} training pictures of {data.train_identities} people, {data.test_pictures} test "
-        f"pictures of {data.test_identities} others; one split and one subset of the labels for all. "
-        f"Brackets hold the 95 % interval over held-out people "
+        f"{data.train_pictures} training pictures{of_people(data.train_identities)}, {data.test_pictures} test "
+        f"pictures{of_people(data.test_identities)}; one split and one subset of the labels for all. "
+        f"Brackets hold the 95 % interval over {held_out(data)} "
         f"({evaluations[0].bootstrap_samples} resamples); a difference is bold where its interval leaves out "
         f"zero. The metrics are defined in [downstream.md](downstream.md). Measured with {versions}."
     )

@@ -99,6 +99,11 @@ def span(low: float, high: float, unit: str) -> str:
     return f"[{number(low, unit)}, {number(high, unit)}]"
 
 
+def of_people(count: int | None) -> str:
+    """Of 100 people; nothing where nobody knows."""
+    return f" of {count} people" if count is not None else ""
+
+
 def held_out(data: Data) -> str:
     """What is resampled: 100 held-out people."""
     if data.test_identities is None:

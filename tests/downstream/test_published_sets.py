@@ -200,9 +200,9 @@ def test_wflw(prepared: Callable[..., Path], evaluated: Callable[..., Evaluation
     cfg, metrics, faces = evaluated("wflw", prepared("wflw", "wflw"))
     ((train, test),) = parts(cfg, faces, "split")
     assert (len(train), len(test)) == (4, 7)
-    for subset in ("largepose", "expression", "illumination", "makeup", "occlusion", "blur"):
-        name = {"largepose": "pose", "makeup": "make_up"}.get(subset, subset)
-        wanted = {f"{name}.jpg"} | ({"both.jpg"} if subset in ("largepose", "blur") else set())
+    for subset in ("large_pose", "expression", "illumination", "make_up", "occlusion", "blur"):
+        name = {"large_pose": "pose"}.get(subset, subset)
+        wanted = {f"{name}.jpg"} | ({"both.jpg"} if subset in ("large_pose", "blur") else set())
         expected = subset_value(cfg, faces, {f"test/1--Handshaking/{name}" for name in wanted})
         assert measured(metrics, subset) == pytest.approx(expected, rel=1e-5), subset
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import ConfigError, load
+from downstream.config import DownstreamConfig
 from downstream.reports import printed
 from downstream.reports.printed import Printed
 from downstream.reports.printed.config import TablesConfig
@@ -113,3 +114,14 @@ def test_a_config_with_an_unknown_table_is_refused(tmp_path: Path) -> None:
 def test_the_example_names_tables_that_exist() -> None:
     cfg = load(Path(__file__).parents[3] / "configs/downstream/tables.yaml", schema=TablesConfig)
     assert [table.printed for table in cfg.tables] == ["disfa", "affectnet"]
+
+
+@pytest.mark.parametrize(
+    ("table", "configs"), [("300w", ("w300", "w300_test")), ("wflw", ("wflw",)), ("aflw", ("aflw",))]
+)
+def test_the_published_sets_have_the_subsets_of_the_columns(table: str, configs: tuple[str, ...]) -> None:
+    folder = Path(__file__).parents[3] / "configs/downstream"
+    known = {"all"}
+    for name in configs:
+        known |= set(load(folder / f"{name}.yaml", schema=DownstreamConfig).subsets)
+    assert {column.subset for column in printed.read(table).columns} <= known
