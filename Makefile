@@ -39,7 +39,7 @@ results: setup  ## the full matrix behind docs/results.md: three seeds, frozen a
 	$(RUN) -m slurm pipeline configs/results.yaml
 
 test: setup  ## everything but the long tests
-	$(RUN) -m pytest -m "not slow and not gpu"
+	$(RUN) -m pytest -n 2 --dist loadgroup -m "not slow and not gpu"
 
 test-slow: setup  ## long Slurm and kill tests
 	$(RUN) -m pytest -m "slow and not gpu"

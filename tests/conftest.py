@@ -14,9 +14,21 @@ import pytest
 from data_prep.fetch import cache_folder
 from data_prep.files import publish, sha256_file
 
+# The networks here are so small that a second thread costs more than it gives, and 'make test' runs two tests at a
+# time. Before anything imports torch; commands that the tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Whatever runs in the background of a script inherits that Ctrl-C is ignored, and so would the commands that tests
 # start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file stays in one process, for its fixtures; so do all that share the one Slurm of this machine."""
+    for item in items:
+        folder = Path(item.path).parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "slurm" else str(item.path)))
+
 
 DLIB = "libdlib19.1", "19.24+dfsg-1"
 DLIB_SHA256 = "f03f46681d43701914ddd38eee42f1d34dc1d12e2f125bd1e3b562f23572b4da"
