@@ -131,6 +131,19 @@ class DownstreamConfig(Config):
                 raise ValueError(
                     f"trained asks for {cell.task} at {cell.fraction}: add it to tasks and fractions"
                 )
+        for field in ("fractions", "modes"):
+            if len(set(getattr(self, field))) < len(getattr(self, field)):
+                raise ValueError(f"{field}: one is named twice; keep one")
+        if self.trained and self.modes == ("linear",):
+            raise ValueError("trained: the mode linear trains nothing; add frozen or finetune to modes")
+        people = [task for task in self.tasks if task.name == "recognition"]
+        if people and people[0].recipe:
+            raise ValueError("tasks: recognition is trained by its 'cosface', not by 'recipe'; take that out")
+        if people and self.protocol.kind == "folds" and "finetune" in self.modes:
+            raise ValueError(
+                "tasks: recognition cannot be fine-tuned in folds, for features of different networks cannot be "
+                "compared; take it or the mode out"
+            )
         if self.test_data is not None and self.protocol.kind != "sets":
             raise ValueError("test_data: only the protocol 'sets' tests on it; write protocol: {kind: sets}")
         if "all" in self.subsets:

@@ -149,8 +149,8 @@ def _open(cfg: DownstreamConfig, rows: Sequence[Initialisation]) -> _Opened:
     device = choose_device(cfg.device)
     labelled = open_labelled(_paths(cfg), cfg.tasks)
     networks = {row.name: load_network(row, cfg.image_size) for row in rows if not isinstance(row, Pixels)}
-    inputs = inputs_hash(cfg)  # of the files that were read, should they change meanwhile
     disjoint = check_disjoint(labelled, cfg.pretrain_data) if cfg.pretrain_data else None
+    inputs = inputs_hash(cfg)  # of the files that were read, should they change meanwhile
     stored = _split(cfg, labelled)
     sizes = {row.size if isinstance(row, Pixels) else networks[row.name].size for row in rows}
     bench = _bench(cfg, labelled, stored, sizes, device, _cells_folder(cfg, inputs))

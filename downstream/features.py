@@ -163,9 +163,9 @@ def extract(
     return torch.cat(parts).numpy()
 
 
-def in_batches(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def in_batches(rows: NDArray[np.int64], size: int = BATCH) -> list[NDArray[np.int64]]:
     """(N,) rows, cut."""
-    return [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 @torch.inference_mode()

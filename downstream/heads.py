@@ -68,7 +68,10 @@ class LinearHead(Head):
         self, width: int, targets: NDArray[np.float64], low: float = -np.inf, high: float = np.inf
     ) -> None:
         super().__init__()
-        mean, scale = np.nanmean(targets, axis=0), np.nanstd(targets, axis=0)
+        told = np.where(
+            np.isnan(targets).all(axis=0), 0, targets
+        )  # what no training picture knows starts at 0
+        mean, scale = np.nanmean(told, axis=0), np.nanstd(told, axis=0)
         self.register_buffer("mean", torch.from_numpy(mean.astype(np.float32)))
         self.register_buffer("scale", torch.from_numpy(np.where(scale > 0, scale, 1).astype(np.float32)))
         self.norm = nn.BatchNorm1d(width, affine=False)
@@ -84,8 +87,9 @@ class LinearHead(Head):
 
     def loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Mean of the squared errors of what is known, each output in units of its deviation."""
+        truth = truth[:, : outputs.shape[1]]  # behind the values that are predicted a label may hold more
         known = ~truth.isnan()
-        error = (outputs - torch.where(known, truth, outputs.detach())) / self.scale
+        error = torch.where(known, outputs - torch.where(known, truth, 0), 0) / self.scale
         return (error**2).sum() / known.sum().clamp(min=1)
 
     def predict(self, outputs: Tensor) -> Tensor:

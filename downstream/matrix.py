@@ -180,7 +180,9 @@ def _regressions(
 
 
 def _standardised(features: NDArray[np.float32], bench: Bench) -> Array:
-    """(N_test, F) features in units of the training pictures' spread: no label is seen, so no fraction applies."""
+    """(N_test, F) features in units of the spread of the pictures that are learnt from, of folds all: no label is
+    seen, so no fraction applies.
+    """
     train = features[bench.split.train_rows].astype(np.float64)
     mean, scale = train.mean(axis=0), train.std(axis=0)
     return np.asarray((features[bench.test] - mean) / np.where(scale > 0, scale, 1.0), np.float64)
@@ -215,6 +217,11 @@ def run(each: Training, network: Network, bench: Bench, cfg: DownstreamConfig) -
             values = _learn_people(each, task, network, rows, bench, cfg)
         else:
             values = _learn(each, task, network, rows, bench, cfg)
+        if not np.isfinite(values).all():
+            raise ConfigError(
+                f"{each}: {np.count_nonzero(~np.isfinite(values))} predictions are not numbers, the training came "
+                "apart; give it a lower recipe.lr"
+            )
         with atomic_write(path) as file:
             np.save(file, values)
     return Prediction(np.load(path, allow_pickle=False), len(rows))

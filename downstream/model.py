@@ -28,6 +28,8 @@ from downstream.tasks.task import Array
 from pretrain import backbones
 
 FORMAT = "facerep task 1"
+AT_ONCE = 32
+"""Pictures: heat maps of all points and channels are large."""
 
 
 class TaskNetwork(nn.Module):
@@ -60,7 +62,7 @@ class TaskNetwork(nn.Module):
 
     def predict_rows(self, pictures: Pictures, rows: Indices, name: str) -> Array:
         """(N, P) predictions of rows of a set."""
-        bar = tqdm(in_batches(rows), desc=name, leave=False, mininterval=1)
+        bar = tqdm(in_batches(rows, AT_ONCE), desc=name, leave=False, mininterval=1)
         return np.concatenate([self.predict(pictures.take(part)) for part in bar])
 
 

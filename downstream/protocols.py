@@ -32,6 +32,11 @@ class People(Config):
             ConfigError: no one is left on one side.
         """
         people = np.unique(identities[identities >= 0])
+        if not len(people):
+            raise ConfigError(
+                "protocol: the set does not know its people, so none can be held out; name the division that it has, "
+                "for example protocol='{kind: column, column: split}'"
+            )
         # By hash and not by position: a person stays on one side when others join the set.
         ordered = sorted(people.tolist(), key=lambda i: hashlib.sha256(f"{seed}/{i}".encode()).digest())
         test = ordered[: round(self.test_share * len(people))]
@@ -62,6 +67,10 @@ class Column(Config):
             ConfigError: no such column, or a value that no row has.
         """
         values = column_of(labels, self.column, "protocol.column")
+        if both := set(self.train) & set(self.test):
+            raise ConfigError(
+                f"protocol: '{min(both)}' is both learnt from and tested on; take it out of one"
+            )
         for value in (*self.train, *self.test):
             if value not in values:
                 known = ", ".join(sorted({str(v) for v in values if v is not None}))

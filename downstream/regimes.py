@@ -113,7 +113,16 @@ def fixed_split(path: Path, fresh: Split) -> Split:
     for field in ("data_sha256", "seed", "protocol"):
         if getattr(split, field) != getattr(fresh, field):
             raise ConfigError(f"{path}: made for another {field}; name another file in 'split' or delete it")
+    if [_sides(part) for part in split.parts] != [_sides(part) for part in fresh.parts]:
+        raise ConfigError(
+            f"{path}: divides the set otherwise than its labels do now; name another file in 'split' or delete it"
+        )
     return split
+
+
+def _sides(part: PartRows) -> tuple[list[int], list[int]]:
+    """What is learnt from and tested on, whatever the order."""
+    return sorted(part.train_rows), sorted(part.test_rows)
 
 
 def read_split(path: Path) -> Split:

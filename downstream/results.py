@@ -17,7 +17,7 @@ from downstream.tasks import AnyTask, Task
 from pretrain import log
 
 # Goes up when the same settings, data and weights would lead to other figures.
-VERSION = 2
+VERSION = 3
 
 
 class Measurement(Config):
@@ -228,9 +228,11 @@ def read_curve(run: str | Path) -> PretrainCurve:
 
 
 def inputs_hash(cfg: DownstreamConfig) -> str:
-    """Hash of all that decides the figures: settings, data, weights, version; not the device or the place."""
+    """Hash of all that decides the figures: settings, pictures, labels, weights, version; not the device."""
     parts = [config_hash(cfg, exclude={"output", "device", "memory_gb"}), str(VERSION)]
-    parts += [read_manifest(path).sha256 for path in (cfg.data, cfg.test_data) if path]
+    for path in (cfg.data, cfg.test_data, cfg.pretrain_data):
+        if path:  # the labels stand beside the .beton
+            parts += [read_manifest(path).sha256, sha256_file(Path(path).with_suffix(".parquet"))]
     parts += [sha256_file(path) for row in cfg.initialisations if (path := weights(row))]
     parts += [sha256_file(path) for task in cfg.tasks for path in task.files]
     return hashlib.sha256("/".join(parts).encode()).hexdigest()[:16]
@@ -247,8 +249,8 @@ def finished(cfg: DownstreamConfig) -> bool:
     """Whether exactly this evaluation is on disk."""
     if not (Path(cfg.output) / "metrics.json").exists():
         return False
-    sources: list[str | Path] = [path for row in cfg.initialisations if (path := weights(row))]
-    sources += [path for task in cfg.tasks for path in task.files]
-    if not all(Path(path).exists() for path in (cfg.data, cfg.test_data or cfg.data, *sources)):
+    needed = [cfg.data, cfg.test_data, cfg.pretrain_data, *map(weights, cfg.initialisations)]
+    files = [Path(path) for path in needed if path] + [path for task in cfg.tasks for path in task.files]
+    if not all(path.exists() for path in files):
         return False
     return read_metrics(cfg.output).inputs == inputs_hash(cfg)

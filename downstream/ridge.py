@@ -46,7 +46,7 @@ def ridge(
     """
     scaler = StandardScaler().fit(train.astype(np.float64))
     x, x_test = scaler.transform(train.astype(np.float64)), scaler.transform(test.astype(np.float64))
-    left, singular, right = np.linalg.svd(x, full_matrices=False)
+    left, singular, right = _decomposed(x)
     fits = {}
     for task, y in labels.items():
         mean, scale = y.mean(axis=0), y.std(axis=0)
@@ -60,6 +60,20 @@ def ridge(
         )
         fits[task] = Fit((x_test @ coefficients) * scale + mean, alpha)
     return fits
+
+
+def _decomposed(x: Array) -> tuple[Array, Array, Array]:
+    """Singular values of (N, F) features and the vectors to them: (N, R), (R,), (R, F).
+
+    Of more pictures than features by the (F, F) product, which needs neither the time nor the memory of the other
+    way; directions in which there is nothing but rounding are left out.
+    """
+    if len(x) <= x.shape[1]:
+        return np.linalg.svd(x, full_matrices=False)
+    squares, vectors = np.linalg.eigh(x.T @ x)
+    kept = squares > 1e-10 * squares.max(initial=0)
+    singular, right = np.sqrt(squares[kept][::-1]), vectors[:, kept][:, ::-1].T
+    return x @ (right.T / singular), singular, right
 
 
 def _shrink(singular: Array, alpha: float) -> Array:
@@ -81,10 +95,19 @@ def left_out_error(left: Array, shrink: Array, y: Array, groups: NDArray[np.int6
     total = 0.0
     for person in np.unique(groups):
         member = np.flatnonzero(groups == person)
-        u = left[member]
-        hat = (u * shrink) @ u.T + 1 / len(y)
-        # lstsq, because with one person there is nothing left to fit from and I - H is singular.
-        total += float(
-            (np.linalg.lstsq(np.eye(len(member)) - hat, residual[member], rcond=None)[0] ** 2).sum()
+        # H_gg = A A^T; the inverse of I - A A^T is I + A (I - A^T A)^-1 A^T, the smaller of the two is solved.
+        a = np.concatenate(
+            [left[member] * np.sqrt(shrink), np.full((len(member), 1), len(y) ** -0.5)], axis=1
         )
+        if len(member) > a.shape[1]:
+            inner = np.eye(a.shape[1]) - a.T @ a
+            error = residual[member] + a @ _solved(inner, a.T @ residual[member])
+        else:
+            error = _solved(np.eye(len(member)) - a @ a.T, residual[member])
+        total += float((error**2).sum())
     return total / y.size
+
+
+def _solved(matrix: Array, right: Array) -> Array:
+    """By least squares, because with one person there is nothing left to fit from and I - H is singular."""
+    return np.asarray(np.linalg.lstsq(matrix, right, rcond=None)[0], np.float64)

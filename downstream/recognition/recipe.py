@@ -36,8 +36,6 @@ class CosFaceRecipe(Config):
     """Share of the identities that a step compares with; for very many of them."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of mirroring."""
-    image_size: int | None = Field(default=None, ge=17)
-    """Pixels a side; null: the backbone's."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the autocast regions."""
     decoder: Literal["ffcv", "pillow"] = "ffcv"

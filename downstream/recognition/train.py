@@ -88,7 +88,7 @@ def _config(
     data: str, count: int, header: Mapping[str, str], recipe: CosFaceRecipe, folder: Path
 ) -> train.PretrainConfig:
     mean, std = (tuple(json.loads(header[name])) for name in ("mean", "std"))
-    size = recipe.image_size or int(header["image_size"])
+    size = int(header["image_size"])
     return train.PretrainConfig(
         output=str(folder),
         precision=recipe.precision,

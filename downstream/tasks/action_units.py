@@ -100,9 +100,13 @@ class ActionUnits(Task):
     def reduce(self, means: Array) -> Array:
         """(..., 8 U) -> (..., 3 + 3 U)."""
         means = means.reshape(*means.shape[:-1], len(self.units), 8)
-        means = ratio(means[..., 1:], means[..., :1])  # over the pictures in which the unit is known
+        known = means[..., :1]
+        means = ratio(means[..., 1:], known)  # over the pictures in which the unit is known
         variance_p, variance_t, covariance, _ = spread(means[..., :5])
         icc = ratio(2 * covariance, variance_p + variance_t)
+        # A resample may lack a unit, or show it at one intensity.
+        means = np.where(known > 0, means, np.nan)
+        icc = np.where(variance_t > 0, icc, np.nan)
         kinds = (icc, means[..., 5], means[..., 6])
         return np.concatenate([np.stack([kind.mean(axis=-1) for kind in kinds], -1), *kinds], axis=-1)
 

@@ -106,6 +106,9 @@ class Affect(Task):
         variance_p, variance_t, covariance, shift = spread(two[..., :5])
         ccc = ratio(2 * covariance, variance_p + variance_t + shift**2)
         pcc = ratio(covariance, np.sqrt(variance_p * variance_t))
+        ccc, pcc = (
+            np.where(variance_t > 0, value, np.nan) for value in (ccc, pcc)
+        )  # of a resample of one label
         each = np.stack([ccc, pcc, np.sqrt(two[..., 5]), two[..., 6]], axis=-1)
         each = each.reshape(*each.shape[:-2], 8)
         return np.concatenate([ccc.mean(axis=-1, keepdims=True), each, 100 * means[..., 14:]], axis=-1)

@@ -79,9 +79,9 @@ class Expression(Task):
         return np.concatenate([true, true * hit], axis=1)
 
     def reduce(self, means: Array) -> Array:
-        """-> (..., 2 + C), in %; a class that a resample lacks counts as 0."""
+        """-> (..., 2 + C), in %; undefined for a class that a resample lacks."""
         true, hits = np.split(means, 2, axis=-1)
-        each = ratio(hits, true)
+        each = np.where(true > 0, ratio(hits, true), np.nan)
         leading = np.stack([hits.sum(axis=-1), each.mean(axis=-1)], axis=-1)
         return 100 * np.concatenate([leading, each], axis=-1)
 

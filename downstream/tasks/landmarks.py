@@ -322,14 +322,21 @@ def _quarter(heat: Tensor) -> Tensor:
 
 
 def _mean(heat: Tensor, reach: int) -> Tensor:
-    """(B, K, 2) x and y in map pixels, of those up to ``reach`` about the peak; a pixel's middle is at .5."""
+    """(B, K, 2) x and y in map pixels, of those up to ``reach`` about the peak; a pixel's middle is at .5.
+
+    Near the border as many on each side as there are on the nearer one: half a peak would pull the mean inwards.
+    """
     column, row = _peak(heat)
+    height, width = heat.shape[-2:]
     padded = functional.pad(heat.clamp(min=0), (reach,) * 4)  # nothing lies outside
     wide = padded.shape[-1]
     offsets = torch.arange(-reach, reach + 1, device=heat.device)
     dy, dx = (grid.flatten() for grid in torch.meshgrid(offsets, offsets, indexing="ij"))
     at = (row[..., None] + reach + dy) * wide + column[..., None] + reach + dx
     weight = padded.flatten(2).gather(2, at)
+    beside = torch.minimum(column, width - 1 - column)[..., None] >= dx.abs()
+    below = torch.minimum(row, height - 1 - row)[..., None] >= dy.abs()
+    weight = weight * (beside & below)
     total = weight.sum(dim=2, keepdim=True)
     weight = torch.where(total > 0, weight, 1) / torch.where(total > 0, total, weight.shape[2])
     x, y = (weight * dx).sum(dim=2), (weight * dy).sum(dim=2)

@@ -22,6 +22,9 @@ from configs import ConfigError
 from downstream.recognition.recipe import CosFaceRecipe
 from downstream.tasks.task import Array, Metric, Task, matrix, ratio
 
+TABLE = 30_000_000
+"""Cosines that are looked at together."""
+
 
 class Recognition(Task):
     """Tell people apart that were not trained on."""
@@ -66,7 +69,7 @@ class Recognition(Task):
         unit = prediction / np.linalg.norm(prediction, axis=1, keepdims=True).clip(1e-12)
         found = [
             _queries(unit, truth, part)
-            for part in np.array_split(np.arange(len(unit)), -(-len(unit) // 2000))
+            for part in np.array_split(np.arange(len(unit)), -(-(len(unit) ** 2) // TABLE))
         ]
         return np.concatenate(found)
 

@@ -170,7 +170,9 @@ def test_a_part_opens_only_what_its_cells_need(faces: Path, backbone: Path, tmp_
 
 
 def test_without_training_there_is_nothing_to_do(tmp_path: Path) -> None:
-    cfg = _config(tmp_path / "nowhere.beton", tmp_path / "nowhere", tmp_path / "run", modes=["linear"])
+    cfg = _config(
+        tmp_path / "nowhere.beton", tmp_path / "nowhere", tmp_path / "run", modes=["linear"], trained=[]
+    )
     assert cells_finished(cfg)
     assert keep_cells(cfg) == 0
     assert not Path(cfg.output).exists()

@@ -197,6 +197,9 @@ def test_missing_and_constant_labels_are_named(labelled_set: Path, backbone: Pat
     some = table.set_column(index, "valence", [[None, *table["valence"].to_pylist()[1:]]])
     pq.write_table(some, tmp_path / "set.parquet")
     assert evaluate(cfg).data.pictures == len(table) - 1
+    assert finished(cfg)
+    pq.write_table(table, tmp_path / "set.parquet")  # the .beton is the same
+    assert not finished(cfg)
 
 
 def test_a_config_that_names_a_cell_outside_the_matrix_is_refused(tmp_path: Path) -> None:
@@ -214,6 +217,27 @@ def test_a_config_that_names_a_cell_outside_the_matrix_is_refused(tmp_path: Path
     )
     with pytest.raises(ConfigError, match=r"trained asks for pose at 0.02"):
         load(path, schema=DownstreamConfig)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fractions": [0.5, 0.5], "trained": []}, "fractions: one is named twice"),
+        ({"modes": ["linear"]}, "trained: the mode linear trains nothing"),
+        (
+            {"tasks": [{"name": "recognition", "recipe": {}}], "trained": []},
+            "recognition is trained by its 'cosface'",
+        ),
+        ({"protocol": {"kind": "folds"}}, "recognition cannot be fine-tuned in folds"),
+        ({"subsets": {"all": {"a": 1}}}, "'all' is the name of all test pictures"),
+        ({"test_data": "other.beton"}, "only the protocol 'sets' tests on it"),
+    ],
+)
+def test_what_makes_no_sense_together_is_refused(
+    changes: dict[str, object], message: str, labelled_set: Path, backbone: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        _config(labelled_set, backbone, tmp_path, **changes)
 
 
 def test_the_page_holds_the_figures_and_needs_nothing_else(

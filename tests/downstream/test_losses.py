@@ -143,8 +143,9 @@ def _quarter_by_hand(heat: np.ndarray) -> list[float]:
 def _mean_by_hand(heat: np.ndarray, reach: int) -> list[float]:
     row, column = _peak(heat)
     total = x = y = 0.0
-    for r in range(max(0, row - reach), min(heat.shape[0], row + reach + 1)):
-        for c in range(max(0, column - reach), min(heat.shape[1], column + reach + 1)):
+    high, wide = min(reach, row, heat.shape[0] - 1 - row), min(reach, column, heat.shape[1] - 1 - column)
+    for r in range(row - high, row + high + 1):
+        for c in range(column - wide, column + wide + 1):
             weight = max(0.0, heat[r, c])
             total, x, y = total + weight, x + weight * (c + 0.5), y + weight * (r + 0.5)
     return [x / total, y / total] if total else [column + 0.5, row + 0.5]
@@ -178,6 +179,40 @@ def test_a_rendered_gaussian_is_read_where_it_is(sigma: float, rng: np.random.Ge
     head.task = task.model_copy(update={"decode": "quarter"})
     found = head.predict(maps).reshape(2, 68, 2).numpy() * 32 / 256
     assert np.abs(found - points).max() <= 0.25 + 1e-9
+
+
+@pytest.mark.parametrize("sigma", [1.0, 1.5])
+def test_near_the_border_nothing_pulls_inwards(sigma: float) -> None:
+    points = np.zeros((1, 68, 2)) + 16
+    points[0, :5, 0] = [0.5, 1.2, 1.5, 2.0, 31.5]
+    head = HeatmapHead([4, 4, 4, 4], Landmarks(sigma=sigma, channels=4))
+    maps = torch.from_numpy(_gaussians(points, (32, 32), sigma))
+    found = head.predict(maps).reshape(1, 68, 2).numpy() * 32 / 256
+    assert np.abs(found - points).max() < 0.25 * sigma, "of a map pixel; unaided it would be .5 and .9"
+
+
+def test_a_unit_that_no_training_picture_knows_spoils_no_other(rng: np.random.Generator) -> None:
+    targets = rng.uniform(0, 5, (8, 3))
+    targets[:, 1] = np.nan
+    head = LinearHead(4, targets)
+    outputs = head([torch.from_numpy(rng.normal(size=(8, 4, 2, 2))).float()])
+    loss = head.loss(outputs, torch.from_numpy(targets).float())
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(head.linear.weight.grad).all()
+    assert torch.isfinite(outputs).all()
+
+
+def test_a_linear_head_beside_an_annotated_box(rng: np.random.Generator) -> None:
+    """A label of AFLW is longer than its prediction: the box is only a measure."""
+    task = make("landmarks", points=19, normaliser="face_box", head_kind="linear")
+    labels = rng.uniform(40, 200, (8, 42))
+    head = task.head([4, 4, 4, 4], labels)
+    outputs = head([torch.from_numpy(rng.normal(size=(8, 4, 2, 2))).float()] * 4)
+    assert outputs.shape == (8, 38)
+    scaled = (outputs.detach().numpy() - labels[:, :38]) / labels[:, :38].std(axis=0)
+    loss = head.loss(outputs, torch.from_numpy(labels).float())
+    assert float(loss) == pytest.approx((scaled**2).mean(), rel=1e-5)
 
 
 def test_what_is_drawn_is_read_back(rng: np.random.Generator) -> None:

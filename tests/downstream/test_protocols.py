@@ -20,7 +20,7 @@ def test_people_who_are_not_known_are_left_out() -> None:
     assert not set(identities[train]) & set(identities[test])
     with pytest.raises(ConfigError, match="leaves no one on one side"):
         People(test_share=0.4).parts(SPLITS, np.zeros(6, int), 6, 0)
-    with pytest.raises(ConfigError, match="leaves no one on one side"):
+    with pytest.raises(ConfigError, match="does not know its people"):
         People().parts(SPLITS, UNKNOWN, 6, 0)
 
 
@@ -33,6 +33,8 @@ def test_a_column_says_it() -> None:
         ConfigError, match=r"no row has 'val' in column 'split' \(there are: challenge, common"
     ):
         Column(kind="column", test=("val",)).parts(SPLITS, UNKNOWN, 6, 0)
+    with pytest.raises(ConfigError, match="'test' is both learnt from and tested on"):
+        Column(kind="column", train=("train", "test")).parts(SPLITS, UNKNOWN, 6, 0)
     with pytest.raises(ConfigError, match=r"no column 'part' \(there are: split\)"):
         Column(kind="column", column="part").parts(SPLITS, UNKNOWN, 6, 0)
 

@@ -92,3 +92,12 @@ def test_a_file_of_other_data_is_refused(tmp_path: Path) -> None:
     fixed_split(path, _split())
     with pytest.raises(ConfigError, match="another data_sha256"):
         fixed_split(path, _split(sha="cd" * 32))
+
+
+def test_a_division_that_the_labels_no_longer_say_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    first = fixed_split(path, _split())
+    part = first.parts[0]
+    turned = part.model_copy(update={"train_rows": part.test_rows, "test_rows": part.train_rows})
+    with pytest.raises(ConfigError, match="divides the set otherwise than its labels do now"):
+        fixed_split(path, first.model_copy(update={"parts": (turned,)}))

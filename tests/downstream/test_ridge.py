@@ -21,7 +21,7 @@ def _problem(count: int, features: int) -> tuple[np.ndarray, dict[str, np.ndarra
     return x, {"a": y, "b": 100 * y[:, :1]}, people, rng.normal(size=(5, features)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("count", "features"), [(40, 6), (20, 50)])
+@pytest.mark.parametrize(("count", "features"), [(40, 6), (200, 6), (20, 50)])
 def test_the_penalty_is_the_one_of_refitting_without_each_person(count: int, features: int) -> None:
     x, labels, people, test = _problem(count, features)
     fits = ridge(x, labels, people, test)
