@@ -198,6 +198,9 @@ def _each(
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:
+            # The pool has ended the workers that it knew. For one that was just being started it would wait for ever.
+            for process in _Worker.started:
+                process.terminate()
             pool.shutdown()
             lost = [shard for future, shard in futures.items() if future.exception()]
             raise _worker_died(stage, lost) from None
@@ -224,7 +227,7 @@ def _submit(
 
 def _worker_died(stage: Stage, lost: list[Shard]) -> StageError:
     """Names the shard that a worker was at when it died, and how it died."""
-    # The pool has ended the other workers with SIGTERM.
+    # The others were ended with SIGTERM.
     first = max(_Worker.started, key=lambda process: process.exitcode not in (0, -signal.SIGTERM))
     code = first.exitcode or 0
     how = f"killed by signal {-code}" if code < 0 else f"with exit code {code}"
