@@ -62,6 +62,7 @@ def _look(augmentation: Augmentation, count: int, rng: np.random.Generator) -> V
         factors=np.concatenate([factors, hue], axis=1).astype(np.float32),
         grey=np.zeros(count, np.bool_),
         sigma=np.where(blurred, sigma, 0).astype(np.float32),
+        solarize=np.zeros(count, np.bool_),
     )
 
 

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from configs import ConfigError
 
 DeviceName = Literal["auto", "cpu", "cuda"]
-BatchNormRanks = Literal["node", "global"]
+BatchNormRanks = Literal["rank", "node", "global"]
 
 
 @dataclass(frozen=True)
@@ -156,28 +156,40 @@ def gather(x: Tensor) -> list[Tensor]:
 
 
 class _Gather(torch.autograd.Function):
-    """The tensors of all ranks, joined. Every rank has the same loss, of which it knows its own part of the
-    gradient: the parts are added up, and multiplied by the ranks because DDP will divide by them.
-    """
+    """The tensors of all ranks, joined; backwards the ranks' gradients of them are added up."""
 
     @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, factor: int) -> Tensor:
+        ctx.factor = factor
         return torch.cat(gather(x))
 
     @staticmethod
-    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         whole = all_reduce(gradient.contiguous().clone())
-        return whole.chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
+        return whole.chunk(dist.get_world_size())[dist.get_rank()] * ctx.factor, None
 
 
-def gather_with_gradient(x: Tensor) -> Tensor:
-    """(world * B, ...) the (B, ...) tensors of all ranks, for a loss that every rank computes a part of and that is
-    the same number on each; without a group, ``x`` itself.
+def gather_with_gradient(x: Tensor, *, loss: Literal["own", "shared"]) -> Tensor:
+    """(world * B, ...) the (B, ...) tensors of all ranks; without a group, ``x`` itself.
+
+    Args:
+        x: Of this rank.
+        loss: What is made of it. ``own``: each rank has a loss, and their mean counts. ``shared``: the loss is the
+            same number on all ranks, and each knows a part of its gradient.
     """
     if not dist.is_initialized():
         return x
-    joined: Tensor = _Gather.apply(x)
+    # DDP divides by the number of ranks what is a sum already.
+    joined: Tensor = _Gather.apply(x, dist.get_world_size() if loss == "shared" else 1)
     return joined
+
+
+def sum_with_gradient(x: Tensor) -> Tensor:
+    """``x`` added up over all ranks, for losses of which the mean over the ranks counts; without a group, ``x``."""
+    if not dist.is_initialized():
+        return x
+    total: Tensor = _DifferentiableSum.apply(x, None)
+    return total
 
 
 def broadcast_int(value: int, device: torch.device) -> int:
@@ -237,8 +249,10 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         centred = x32 - mean.view(shape)
         variance = _DifferentiableSum.apply((centred * centred).sum(axes), self.process_group) / total
         self._track(mean.detach(), variance.detach() * total / (total - 1))
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        normalised: Tensor = centred * scale.view(shape) + self.bias.view(shape)
+        scale = torch.rsqrt(variance + self.eps)
+        normalised: Tensor = centred * (self.weight * scale if self.affine else scale).view(shape)
+        if self.affine:
+            normalised = normalised + self.bias.view(shape)
         return normalised.to(x.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
@@ -253,7 +267,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 def synchronise_batch_norm(module: nn.Module, place: Ranks, over: BatchNormRanks = "global") -> nn.Module:
     """Replace every batch norm by one whose statistics span the ranks of a node, or all; see SyncBatchNorm."""
-    if place.world == 1:
+    if place.world == 1 or over == "rank":
         return module
     group = None
     if over == "node" and place.local_world < place.world:
@@ -270,7 +284,9 @@ def synchronise_batch_norm(module: nn.Module, place: Ranks, over: BatchNormRanks
 def _replace(module: nn.Module, group: dist.ProcessGroup | None) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            synced = SyncBatchNorm(child.num_features, child.eps, child.momentum).to(child.weight)
+            synced = SyncBatchNorm(child.num_features, child.eps, child.momentum, child.affine).to(
+                child.running_mean
+            )
             synced.load_state_dict(child.state_dict())
             synced.process_group = group
             setattr(module, name, synced)

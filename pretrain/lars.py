@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 from torch.optim.sgd import sgd
 
 from configs import Config
@@ -52,7 +53,7 @@ class SGD(torch.optim.Optimizer):
 
     found_inf: Tensor | None = None
 
-    def __init__(self, parameters: Iterable[nn.Parameter], config: SGDConfig, lr: float) -> None:
+    def __init__(self, parameters: ParamsT, config: SGDConfig, lr: float) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": config.momentum})
         self._weight_decay = config.weight_decay
 
@@ -98,7 +99,7 @@ class LARS(SGD):
     the LARC of the SwAV scripts; a bias that starts at zero therefore takes its first step at full rate.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], config: LARSConfig, lr: float) -> None:
+    def __init__(self, parameters: ParamsT, config: LARSConfig, lr: float) -> None:
         super().__init__(
             parameters, SGDConfig(momentum=config.momentum, weight_decay=config.weight_decay), lr
         )
@@ -127,8 +128,8 @@ class LARS(SGD):
         return updates
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], config: LARSConfig | SGDConfig, lr: float) -> SGD:
-    """The optimiser that ``config`` names, over one group of parameters."""
+def make_optimizer(parameters: ParamsT, config: LARSConfig | SGDConfig, lr: float) -> SGD:
+    """The optimiser that ``config`` names, over parameters or groups of them."""
     if isinstance(config, LARSConfig):
         return LARS(parameters, config, lr)
     return SGD(parameters, config, lr)

@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
-from torchvision.models.resnet import ResNet
 
 import configs
 from configs import Config, ConfigError, environment
@@ -30,19 +29,16 @@ from pretrain import backbones, checkpoint, distributed
 from pretrain.agreement import Agreement, StopRequest
 from pretrain.backbones import BackboneConfig
 from pretrain.checkpoint import CheckpointConfig, State
-from pretrain.data import Batches, DataConfig, Indices, read_rows
+from pretrain.data import Batches, DataConfig, Indices
 from pretrain.lars import LARSConfig, OptimizerConfig, make_optimizer
-from pretrain.methods.method import Method, Moment
-from pretrain.methods.supervised import Supervised, SupervisedConfig, read_classes
-from pretrain.methods.swav import SwAV, SwAVConfig
+from pretrain.methods import AnyMethod, Method, Moment, Setting
+from pretrain.methods.swav import SwAVConfig
 from pretrain.monitor import Monitor, Span
 from pretrain.probes import ProbeConfig
 from pretrain.schedule import ScheduleConfig, learning_rate
 from pretrain.views import ViewsConfig, make_views
 
 _log = logging.getLogger(__name__)
-
-MethodConfig = Annotated[SwAVConfig | SupervisedConfig, Field(discriminator="name")]
 
 
 class PretrainConfig(Config):
@@ -60,7 +56,7 @@ class PretrainConfig(Config):
     batch_size: int = Field(4096, ge=2, description="over all ranks")
     batch_norm: distributed.BatchNormRanks = Field(
         "node",
-        description="which ranks share statistics: those of a node, as the SwAV scripts, or global: all",
+        description="ranks that share statistics: those of a node, as in the SwAV scripts; all (global); none (rank)",
     )
     timeout_s: float = Field(
         300, gt=0, description="after the first step, so long do ranks wait for one another before they stop"
@@ -68,7 +64,7 @@ class PretrainConfig(Config):
     data: DataConfig
     views: ViewsConfig
     backbone: BackboneConfig = BackboneConfig()
-    method: MethodConfig = SwAVConfig()
+    method: AnyMethod = SwAVConfig()
     optimizer: OptimizerConfig = LARSConfig()
     schedule: ScheduleConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -148,8 +144,17 @@ class _Run:
             torch.set_num_threads(place.cores)
         self.method = _build(config, place)
         self.shards = self.method.shards()
-        self.parameters = [*self.method.parameters(), *self.shards.values()]
-        self.optimizer = make_optimizer(self.parameters, config.optimizer, config.schedule.lr)
+        trained = [p for p in self.method.parameters() if p.requires_grad]
+        self.parameters = [*trained, *self.shards.values()]
+        unscheduled = {id(p) for p in self.method.unscheduled()}
+        groups = [
+            {
+                "params": [p for p in self.parameters if (id(p) in unscheduled) == apart],
+                "scheduled": not apart,
+            }
+            for apart in ([False, True] if unscheduled else [False])
+        ]
+        self.optimizer = make_optimizer(groups, config.optimizer, config.schedule.lr)
         self.agreement = Agreement(place.device)
         first = self._restore()
         self.span = Span(first, self.batches.steps_per_epoch * config.epochs, self.batches.steps_per_epoch)
@@ -201,7 +206,8 @@ class _Run:
         moment = Moment(step, self.span.steps_per_epoch, self.span.total, config.seed, rows)
         lr = learning_rate(config.schedule, step, self.span.steps_per_epoch, self.span.total)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            if group["scheduled"]:
+                group["lr"] = lr
         views = make_views(images, config.views, seed=config.seed, epoch=int(moment.epoch), index=rows)
         autocast = config.precision == "bfloat16"
         with torch.autocast(self.place.device.type, torch.bfloat16, enabled=autocast):
@@ -212,6 +218,7 @@ class _Run:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         self.optimizer.found_inf = self.agreement.note(loss, gradients, self.stop.received is not None)
         self.optimizer.step()
+        self.method.after_step(moment)
         return loss.detach(), lr
 
     def _refuse_non_finite(self, step: int, rows: Indices) -> None:
@@ -269,19 +276,11 @@ def _build(config: PretrainConfig, place: distributed.Ranks) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         backbone = backbones.start(config.backbone)
-        method = _method(config, backbone, place)
+        setting = Setting(backbone, config.views, config.data, config.batch_size, place, config.seed)
+        method = config.method.build(setting)
     distributed.synchronise_batch_norm(method, place, config.batch_norm)
     # In place: convolutions are fastest on channels_last weights, on GPUs and CPUs alike.
     return method.to(place.device).to(memory_format=torch.channels_last)
-
-
-def _method(config: PretrainConfig, backbone: ResNet, place: distributed.Ranks) -> Method:
-    if isinstance(config.method, SwAVConfig):
-        return SwAV(backbone, config.method, place.world)
-    count = read_manifest(config.data.path).count
-    rows = read_rows(config.data.rows, count, config.data.path) if config.data.rows else None
-    classes = read_classes(config.data.path, config.method.column, rows)
-    return Supervised(backbone, config.method, classes, place, config.seed)
 
 
 # --- the run's folder ----------------------------------------------------------------------------------------
@@ -327,8 +326,8 @@ def _identity(config: PretrainConfig) -> dict[str, str]:
         if not Path(config.backbone.init).exists():
             raise ConfigError(f"backbone.init: {config.backbone.init} does not exist")
         data += sha256_file(config.backbone.init)
-    if isinstance(config.method, SupervisedConfig):  # its labels are not all in the .beton
-        data += sha256_file(Path(config.data.path).with_suffix(".parquet"))
+    for path in config.method.inputs(config.data):
+        data += sha256_file(path)
     free = _FREE_FIELDS | ({"epochs": True} if config.schedule.decay == "constant" else {})
     return {"settings": configs.config_hash(config, free), "data_sha256": data, "version": str(VERSION)}
 

@@ -3,7 +3,8 @@
 The parameters of every view (box, flip, colour, blur) are drawn on the host by a counter-based generator, so
 a sample is seen with the same pixels whatever the rank, the world size, the number of workers or the number
 of restarts. The distributions are those of torchvision's RandomResizedCrop and ColorJitter with the strengths
-of SwAV (Caron et al. 2020, appendix): crop, flip, jitter, grey, blur, normalise.
+of SwAV (Caron et al. 2020, appendix): crop, flip, jitter, grey, blur, normalise. Before the last comes, where it
+is asked for, BYOL's solarization (Grill et al. 2020, appendix B).
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from configs import Config
 
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop, before it takes the whole picture
-_SLOTS = 2 * _ATTEMPTS + 15  # uniform numbers that one view of one sample uses
+_SLOTS = 2 * _ATTEMPTS + 16  # uniform numbers that one view of one sample uses
 _GREY = (0.299, 0.587, 0.114)  # ITU-R 601 luma, as Pillow and torchvision
 
 
@@ -31,7 +32,20 @@ class CropConfig(Config):
     # With 16 or less a ResNet's last stage sees a single pixel, and oneDNN (torch 2.15) then computes its
     # bfloat16 weight gradient from uninitialised memory.
     size: int = Field(ge=17, description="pixels a side")
-    scale: tuple[float, float] = Field(description="range of the crop's share of the picture's area")
+    scale: tuple[float, float] | None = Field(
+        None, description="range of the crop's share of the picture's area; needed unless plain"
+    )
+    plain: bool = Field(False, description="the whole picture, resized and normalised, and nothing else")
+    blur: float | None = Field(None, ge=0, le=1, description="in place of views.blur")
+    solarize: float | None = Field(None, ge=0, le=1, description="in place of views.solarize")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CropConfig:
+        if self.plain and (self.scale or self.blur or self.solarize):
+            raise ValueError("a plain crop has no scale, blur or solarize; take them out")
+        if not self.plain and not self.scale:
+            raise ValueError("give scale: [smallest, largest], shares of the picture's area, or plain: true")
+        return self
 
 
 class ViewsConfig(Config):
@@ -52,6 +66,9 @@ class ViewsConfig(Config):
     blur_sigma: tuple[float, float] = Field(
         (0.1, 2.0), description="range of the blur's sigma, in view pixels"
     )
+    solarize: float = Field(
+        0, ge=0, le=1, description="probability that values from one half on are inverted"
+    )
     mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="RGB mean, of values in 0..1")
     std: tuple[float, float, float] = Field(
         (0.228, 0.224, 0.225), description="RGB deviation; .228 is SwAV's, .229 ImageNet's"
@@ -69,6 +86,7 @@ class ViewParameters:
     factors: npt.NDArray[np.float32]  # (n, 4) by operation
     grey: npt.NDArray[np.bool_]  # (n,)
     sigma: npt.NDArray[np.float32]  # (n,) blur in pixels, 0 = none
+    solarize: npt.NDArray[np.bool_]  # (n,)
 
 
 def make_views(
@@ -116,9 +134,12 @@ def draw(
     crop_u, (flip, jitter, grey, blur, sigma), order_u, factor_u = (
         u[:, : 2 * _ATTEMPTS + 2],
         u[:, 2 * _ATTEMPTS + 2 : 2 * _ATTEMPTS + 7].T,
-        u[:, -8:-4],
-        u[:, -4:],
+        u[:, -9:-5],
+        u[:, -5:-1],
     )
+    if crop.plain:
+        return _plain(len(u), picture_size)
+    assert crop.scale is not None
     strength = np.array([config.brightness, config.contrast, config.saturation])
     low, high = np.maximum(0, 1 - strength), 1 + strength
     factors = np.concatenate(
@@ -132,7 +153,29 @@ def draw(
         order=np.argsort(order_u, axis=1, kind="stable"),
         factors=factors.astype(np.float32),
         grey=grey < config.grey,
-        sigma=np.where(blur < config.blur, smallest + (largest - smallest) * sigma, 0).astype(np.float32),
+        sigma=np.where(
+            blur < _own(crop.blur, config.blur), smallest + (largest - smallest) * sigma, 0
+        ).astype(np.float32),
+        solarize=u[:, -1] < _own(crop.solarize, config.solarize),
+    )
+
+
+def _own(of_crop: float | None, of_views: float) -> float:
+    return of_views if of_crop is None else of_crop
+
+
+def _plain(count: int, picture_size: tuple[int, int] | torch.Size) -> ViewParameters:
+    """Of the picture as it is."""
+    no = np.zeros(count, np.bool_)
+    return ViewParameters(
+        box=np.tile(np.array([0, 0, *picture_size], np.int64), (count, 1)),
+        flip=no,
+        jitter=no,
+        order=np.zeros((count, 4), np.int64),
+        factors=np.ones((count, 4), np.float32),
+        grey=no,
+        sigma=np.zeros(count, np.float32),
+        solarize=no,
     )
 
 
@@ -197,6 +240,8 @@ def apply(images: Tensor, parameters: ViewParameters, size: int, config: ViewsCo
     views[flip] = views[flip].flip(-1)
     views = colour(views, parameters)
     views = blur(views, parameters.sigma)
+    rows = _where(parameters.solarize, views.device)
+    views[rows] = torch.where(views[rows] < 0.5, views[rows], 1 - views[rows])
     mean, std = (views.new_tensor(x).view(1, 3, 1, 1) for x in (config.mean, config.std))
     return ((views - mean) / std).contiguous(memory_format=torch.channels_last)
 

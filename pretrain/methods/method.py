@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
+
+from configs import Config, ConfigError
+from pretrain.data import DataConfig
+from pretrain.distributed import Ranks
+from pretrain.views import ViewsConfig
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,54 @@ class Moment:
         return self.step / self.steps_per_epoch
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a method is built from, besides its own settings."""
+
+    backbone: ResNet
+    """Its first weights are there already. What a method draws for its other networks it draws from torch's
+    generator, which is seeded by the run."""
+    views: ViewsConfig
+    data: DataConfig
+    batch_size: int
+    """Over all ranks."""
+    place: Ranks
+    seed: int
+    """Of the run."""
+
+    def require_two_views(self, name: str) -> None:
+        """Refuse views that are no pairs.
+
+        Args:
+            name: Of the method, for the message.
+
+        Raises:
+            ConfigError: the first crops are not two of one size.
+        """
+        if self.views.crops[0].count != 2 or self.views.crops[0].plain:
+            raise ConfigError(
+                f"views.crops: {name} compares two views of a picture; begin with {{count: 2, size: ..., scale: ...}}"
+            )
+
+
+class MethodConfig(Config, ABC):
+    """The settings of a method, which is made from them. ``name`` is a Literal in each."""
+
+    name: str
+
+    @abstractmethod
+    def build(self, setting: Setting) -> Method:
+        """The method.
+
+        Raises:
+            ConfigError: it cannot work with this data, these views, this many ranks.
+        """
+
+    def inputs(self, data: DataConfig) -> list[Path]:
+        """Files besides the pictures that decide the weights."""
+        return []
+
+
 class Method(nn.Module, ABC):
     """A backbone and all that trains it."""
 
@@ -48,17 +102,25 @@ class Method(nn.Module, ABC):
             moment: Of this step.
         """
 
-    @abstractmethod
     def compile_networks(self) -> None:
         """Let torch.compile make a graph of each network, for each resolution that it sees."""
+        for network in self.children():
+            network.compile(dynamic=False)
 
     def after_backward(self, moment: Moment) -> None:
         """Change gradients before they are applied."""
+
+    def after_step(self, moment: Moment) -> None:
+        """Change weights after the optimiser has; the moment is still that of the step."""
 
     @property
     def loss_without_learning(self) -> float | None:
         """The loss of a network that has learnt nothing, where there is such a number."""
         return None
+
+    def unscheduled(self) -> list[nn.Parameter]:
+        """Parameters that are trained at ``schedule.lr`` throughout."""
+        return []
 
     def shards(self) -> dict[str, nn.Parameter]:
         """Parameters of which every rank has a part of its own, (n, ...) of n * world rows; they are no part of

@@ -12,6 +12,7 @@ each rank compares the features of *all* ranks with its own classes, and the sof
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,15 +23,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
-from configs import Config, ConfigError
-from data_prep.beton import read_labels
+from configs import ConfigError
+from data_prep.beton import read_labels, read_manifest
 from pretrain.backbones import feature_dim
+from pretrain.data import DataConfig, read_rows
 from pretrain.distributed import Ranks, all_reduce, gather, gather_with_gradient
-from pretrain.methods.method import Method, Moment, spread
+from pretrain.methods.method import Method, MethodConfig, Moment, Setting, spread
 from pretrain.views import uniforms
 
 
-class SupervisedConfig(Config):
+class SupervisedConfig(MethodConfig):
     """Training on a label. Defaults are those of Bulat et al. (supplement 1.2) for face recognition."""
 
     name: Literal["supervised"]
@@ -44,6 +46,18 @@ class SupervisedConfig(Config):
         1, gt=0, le=1, description="share of the classes that a step compares with; for very many of them"
     )
     reach: float = Field(0.01, gt=0, description="standard deviation of the classes' first weights")
+
+    def build(self, setting: Setting) -> Method:
+        """The classes of the data around ``setting.backbone``."""
+        data = setting.data
+        count = read_manifest(data.path).count
+        rows = read_rows(data.rows, count, data.path) if data.rows else None
+        classes = read_classes(data.path, self.column, rows)
+        return Supervised(setting.backbone, self, classes, setting.place, setting.seed)
+
+    def inputs(self, data: DataConfig) -> list[Path]:
+        """The labels: they are not all in the .beton."""
+        return [Path(data.path).with_suffix(".parquet")]
 
 
 class Supervised(Method):
@@ -87,17 +101,13 @@ class Supervised(Method):
         """The classes' weights."""
         return {"classes": self.weight}
 
-    def compile_networks(self) -> None:
-        """One graph of the backbone."""
-        self.backbone.compile(dynamic=False)
-
     def forward(self, views: list[Tensor], moment: Moment) -> Tensor:
         """The () mean loss over the batch of *all* ranks, the same number on each of them."""
         features = torch.cat([self.backbone(group) for group in views])
         labels = self._labels(moment.rows, len(features))
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(torch.promote_types(features.dtype, torch.float32))
-            everyone = gather_with_gradient(features)
+            everyone = gather_with_gradient(features, loss="shared")
             everyone_labels = torch.cat(gather(labels))
             chosen = self._chosen(everyone_labels, moment)
             logits, own = self._logits(everyone, everyone_labels, chosen)

@@ -11,15 +11,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
-from configs import Config, ConfigError
+from configs import ConfigError
 from pretrain.backbones import feature_dim
 from pretrain.distributed import all_reduce, world_size
-from pretrain.methods.method import Method, Moment, spread
+from pretrain.methods.method import Method, MethodConfig, Moment, Setting, spread
 
 ASSIGNED = 2  # the first two views, at the highest resolution, get assignments
 
 
-class SwAVConfig(Config):
+class SwAVConfig(MethodConfig):
     """The method. Defaults are those of Bulat et al. (supplement 1.1), which follow SwAV."""
 
     name: Literal["swav"] = "swav"
@@ -36,6 +36,10 @@ class SwAVConfig(Config):
         0, ge=0, description="embeddings kept over all ranks for small batches; 0 = none"
     )
     queue_start_epoch: int = Field(15, ge=0, description="the queue is filled and used from this epoch on")
+
+    def build(self, setting: Setting) -> Method:
+        """SwAV around ``setting.backbone``."""
+        return SwAV(setting.backbone, self, setting.place.world)
 
 
 class SwAV(Method):
@@ -84,11 +88,6 @@ class SwAV(Method):
             loss = swapped_loss(scores, codes, self.config.temperature)
             self._last = scores.detach(), codes, features.detach()[:batch]
             return loss
-
-    def compile_networks(self) -> None:
-        """Let torch.compile make one graph for each resolution of the backbone, and one of the projector."""
-        self.backbone.compile(dynamic=False)
-        self.projector.compile(dynamic=False)
 
     @torch.no_grad()
     def normalise_prototypes(self) -> None:
