@@ -1,18 +1,19 @@
 """A pretraining step against what it cannot do without.
 
     python benchmarks/step.py --batch 64 128
+    python benchmarks/step.py --method byol simsiam
 
-Without a GPU it takes ResNet-18, 2x96 + 6x48 views, a batch of 8 and no torch.compile: that it runs, not a figure.
+Without a GPU it takes ResNet-18, 96 and 48 pixels, a batch of 8 and no torch.compile: that it runs, not a figure.
 
-Our step (views from uint8 pictures, SwAV, backward, agreement, LARS) in bfloat16, channels_last and compiled, against
-the same mathematics written plainly: float32 and bfloat16, eager, default memory format, a loop over views and
-tensors. And against forward and backward of backbone and projector alone, on ready views, in our own precision and
-compile mode. The variants run in turn; the median of the rounds counts. Prints a table and, as its last line, one
-JSON object with the ratios for each batch size:
+Our step of each method (views from uint8 pictures, the method, backward, agreement, LARS, followers) in bfloat16,
+channels_last and compiled, against forward and backward of the method's networks alone, on ready views, in the same
+precision and compile mode. SwAV is also held against the same mathematics written plainly: float32 and bfloat16,
+eager, default memory format, a loop over views and tensors. The variants run in turn; the median of the rounds
+counts. Prints a table and, as its last line, one JSON object with the ratios for each method and batch size:
 
-  vs_fp32_eager, vs_bf16_eager    how many times as many pictures a second as the plain step
-  vs_forward_backward             how much of the rate of forward and backward alone is left
+  vs_forward_backward             how much of the rate of the networks alone is left
   views_share                     the part of our step that making the views would take alone
+  vs_fp32_eager, vs_bf16_eager    SwAV: how many times as many pictures a second as the plain step
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ from torch import Tensor, nn
 
 from pretrain import backbones
 from pretrain.agreement import Agreement
+from pretrain.data import DataConfig
+from pretrain.distributed import Ranks
 from pretrain.lars import LARS, LARSConfig
-from pretrain.methods.swav import SwAV, SwAVConfig
+from pretrain.methods import METHODS, Method, Moment, Setting
+from pretrain.methods.swav import SwAV
 from pretrain.views import CropConfig, ViewsConfig, make_views
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,39 +52,44 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="in a round")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile on our side")
+    parser.add_argument("--method", nargs="+", default=COMPARED, choices=COMPARED)
     options = parser.parse_args()
     if not on_gpu:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     name = torch.cuda.get_device_name() if on_gpu else "CPU"
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     print(f"{name}, torch {torch.__version__}, TF32 in float32 (matmul, convolutions): {tf32}")
-    ratios = {}
-    for batch in options.batch:
-        rate = measure(batch, options)
-        for variant, value in rate.items():
-            print(f"batch {batch:4}  {variant:<30} {value:9.1f} pictures a second")
-        ours = rate["ours"]
-        ratios[batch] = {
-            "vs_fp32_eager": round(ours / rate["plain, float32, eager"], 2),
-            "vs_bf16_eager": round(ours / rate["plain, bfloat16, eager"], 2),
-            "vs_forward_backward": round(ours / rate["forward and backward alone"], 2),
-            "views_share": round(ours / rate["views alone"], 3),
-        }
+    ratios: dict[str, dict[int, dict[str, float]]] = {}
+    for method in options.method:
+        for batch in options.batch:
+            rate = measure(method, batch, options)
+            for variant, value in rate.items():
+                print(f"{method:<14} batch {batch:4}  {variant:<26} {value:9.1f} pictures a second")
+            ours = rate.pop("ours")
+            found = {RATIOS[variant]: round(ours / value, 3) for variant, value in rate.items()}
+            ratios.setdefault(method, {})[batch] = found
     print(json.dumps(ratios))
 
 
-def measure(batch: int, options: argparse.Namespace) -> dict[str, float]:
+COMPARED = ["swav", "byol", "simsiam", "barlow_twins", "simclr", "moco"]
+RATIOS = {
+    "networks alone": "vs_forward_backward",
+    "views alone": "views_share",
+    "plain, float32, eager": "vs_fp32_eager",
+    "plain, bfloat16, eager": "vs_bf16_eager",
+}
+
+
+def measure(method: str, batch: int, options: argparse.Namespace) -> dict[str, float]:
     """Pictures a second of each variant."""
     on_gpu = DEVICE.type == "cuda"
     sizes, architecture = ((224, 96), "resnet50") if on_gpu else ((96, 48), "resnet18")
-    views = ViewsConfig(
-        crops=(
-            CropConfig(count=2, size=sizes[0], scale=(0.14, 1.0)),
-            CropConfig(count=6, size=sizes[1], scale=(0.05, 0.14)),
-        )
-    )
+    crops = [CropConfig(count=2, size=sizes[0], scale=(0.14, 1.0))]
+    if method == "swav":
+        crops.append(CropConfig(count=6, size=sizes[1], scale=(0.05, 0.14)))
     images = torch.randint(0, 256, (batch, 256, 256, 3), dtype=torch.uint8, device=DEVICE)
-    variants = make_steps(images, views, architecture, compiled=on_gpu and not options.no_compile)
+    compiled = on_gpu and not options.no_compile
+    variants = make_steps(method, images, ViewsConfig(crops=tuple(crops)), architecture, compiled=compiled)
     times: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(options.rounds + 1):  # the first one compiles and warms up
         for name, step in variants.items():
@@ -100,7 +109,7 @@ def _wait() -> None:
 
 
 def make_steps(
-    images: Tensor, config: ViewsConfig, architecture: str, compiled: bool
+    name: str, images: Tensor, config: ViewsConfig, architecture: str, compiled: bool
 ) -> dict[str, Callable[[int], object]]:
     """Each takes the number of the step."""
     rows = np.arange(len(images))
@@ -108,40 +117,67 @@ def make_steps(
     def views_of(step: int) -> list[Tensor]:
         return make_views(images, config, seed=0, epoch=step, index=rows)
 
-    ours, alone = (network(architecture, tuned=True, compiled=compiled) for _ in range(2))
-    optimizer, agreement = LARS(ours.parameters(), LARSConfig(), 0.1), Agreement(DEVICE)
+    ours, alone = (
+        network(name, architecture, config, len(images), tuned=True, compiled=compiled) for _ in range(2)
+    )
+    trained = [p for p in ours.parameters() if p.requires_grad]
+    optimizer, agreement = LARS(trained, LARSConfig(), 0.1), Agreement(DEVICE)
     ready = [x.clone() for x in views_of(0)]
 
     def our_step(step: int) -> None:
-        views = views_of(step)
+        moment, views = Moment(step, 1, 1_000_000, 0, rows), views_of(step)
         with torch.autocast(DEVICE.type, torch.bfloat16):
-            loss = ours(views, 1.0)
+            loss = ours(views, moment)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        gradients = [p.grad for p in ours.parameters() if p.grad is not None]
+        gradients = [p.grad for p in trained if p.grad is not None]
         optimizer.found_inf = agreement.note(loss, gradients, stop=False)
         optimizer.step()
+        ours.after_step(moment)
         agreement.earlier()
 
-    def forward_and_backward(_: int) -> None:
+    def networks_alone(_: int) -> None:
         alone.zero_grad(set_to_none=True)
         with torch.autocast(DEVICE.type, torch.bfloat16):
-            embedding = alone.projector(torch.cat([alone.backbone(group) for group in ready]))
-        embedding.float().square().mean().backward()
+            outputs = networks(alone, ready)
+        outputs.float().square().mean().backward()
 
-    return {
+    steps: dict[str, Callable[[int], object]] = {
         "ours": our_step,
-        "forward and backward alone": forward_and_backward,
+        "networks alone": networks_alone,
         "views alone": views_of,
-        "plain, float32, eager": plain_step(views_of, architecture, torch.float32),
-        "plain, bfloat16, eager": plain_step(views_of, architecture, torch.bfloat16),
     }
+    if name == "swav":
+        for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+            steps[f"plain, {precision}, eager"] = plain_step(views_of, config, architecture, dtype)
+    return steps
 
 
-def network(architecture: str, *, tuned: bool, compiled: bool = False) -> SwAV:
-    """SwAV with the projector and prototypes of the paper."""
+def networks(method: Method, views: list[Tensor]) -> Tensor:
+    """What comes out of the networks of a method when each sees what it sees in a step."""
+    parts = dict(method.named_children())
+    queries = views[0].chunk(2)[0] if "key_backbone" in parts else views[0]
+    seen = [queries, *views[1:]]
+    outputs = torch.cat([parts["backbone"](group) for group in seen])
+    for head in ("projector", "predictor"):
+        outputs = parts[head](outputs) if head in parts else outputs
+    for kind, followed in (("target", views[0]), ("key", views[0].chunk(2)[1])):
+        if f"{kind}_backbone" in parts:
+            with torch.no_grad():
+                parts[f"{kind}_projector"](parts[f"{kind}_backbone"](followed))
+    return outputs
+
+
+def network(
+    name: str, architecture: str, views: ViewsConfig, batch: int, *, tuned: bool, compiled: bool = False
+) -> Method:
+    """The method with the heads of its paper."""
     torch.manual_seed(0)
-    method = SwAV(backbones.build(architecture), SwAVConfig()).to(DEVICE)
+    config, place = METHODS[name](name=name), Ranks(0, 1, 0, 1, DEVICE)  # type: ignore[abstract]
+    if name == "moco":  # its queue is a multiple of the batch
+        config = config.model_copy(update={"queue_length": 65536 // batch * batch})
+    setting = Setting(backbones.build(architecture), views, DataConfig(path=""), batch, place, 0)
+    method = config.build(setting).to(DEVICE)
     if tuned:
         method = method.to(memory_format=torch.channels_last)
     if compiled:
@@ -153,10 +189,11 @@ def network(architecture: str, *, tuned: bool, compiled: bool = False) -> SwAV:
 
 
 def plain_step(
-    views_of: Callable[[int], list[Tensor]], architecture: str, dtype: torch.dtype
+    views_of: Callable[[int], list[Tensor]], config: ViewsConfig, architecture: str, dtype: torch.dtype
 ) -> Callable[[int], object]:
     """The recipe as a first implementation has it; the views are ours, so that only the rest differs."""
-    method = network(architecture, tuned=False)
+    method = network("swav", architecture, config, 1, tuned=False)
+    assert isinstance(method, SwAV)
     weights = list(method.parameters())
     optimizer = torch.optim.SGD(weights, lr=0.1, momentum=0.9, foreach=False)
 

@@ -13,7 +13,7 @@ from pretrain.data import DataConfig
 from pretrain.distributed import Ranks
 from pretrain.lars import SGD, SGDConfig
 from pretrain.methods import METHODS, Method, Moment, Setting
-from pretrain.views import CropConfig, ViewsConfig
+from pretrain.views import CropConfig, ViewsConfig, uniforms
 from tests.pretrain.runs import Run
 from tests.pretrain.test_distributed import CPU, in_ranks
 
@@ -180,7 +180,9 @@ def test_the_follower_follows_exactly(name: str) -> None:
         m = 0.9
         if name == "byol":  # the cosine from tau to 1
             m = 1 - 0.1 * (math.cos(math.pi * number / STEPS) + 1) / 2
-        expected = [m * e + (1 - m) * p.detach().numpy() for e, p in zip(expected, own.parameters(), strict=True)]
+        expected = [
+            m * e + (1 - m) * p.detach().numpy() for e, p in zip(expected, own.parameters(), strict=True)
+        ]
     for found, wanted in zip(followed.parameters(), expected, strict=True):
         np.testing.assert_allclose(found.detach().numpy(), wanted, atol=1e-12)
     assert any(not torch.equal(a, b) for a, b in zip(followed.parameters(), own.parameters(), strict=True))
@@ -288,8 +290,6 @@ def test_shuffled_batch_norm_equals_one_process_that_splits_the_shuffled_batch()
 
 def distributed_order(now: Moment) -> np.ndarray:
     """The order in which all ranks' pictures are normalised."""
-    from pretrain.views import uniforms
-
     return np.argsort(uniforms(now.seed, now.step, 2 << 20, np.arange(BATCH), 1)[:, 0], kind="stable")
 
 
@@ -310,6 +310,7 @@ log_every_steps: 3
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TINY if " " not in name])
 def test_a_killed_run_ends_with_the_same_backbone(name: str, beton_path, tmp_path) -> None:
     method = ", ".join(f"{key}: {value}" for key, value in TINY[name].items())

@@ -32,6 +32,7 @@ def parameters(n: int, **changes) -> ViewParameters:
         "factors": np.tile(np.float32([1, 1, 1, 0]), (n, 1)),
         "grey": np.zeros(n, bool),
         "sigma": np.zeros(n, np.float32),
+        "solarize": np.zeros(n, bool),
     }
     return ViewParameters(**{**nothing, **changes})
 
@@ -224,3 +225,56 @@ def test_probabilities(images):
     assert drawn.factors[:, :3].min() >= 0.2 - 1e-6
     assert drawn.factors[:, :3].max() <= 1.8 + 1e-6
     assert len(np.unique(drawn.order, axis=0)) == 24
+
+
+def test_solarization_is_torchvisions(images):
+    plain = views.ViewsConfig(crops=CROPS, mean=(0, 0, 0), std=(1, 1, 1))
+    before = views.apply(images[:2], parameters(2), 48, plain)
+    after = views.apply(images[:2], parameters(2, solarize=np.array([True, False])), 48, plain)
+    expected = tv.solarize(before[0], 0.5)
+    torch.testing.assert_close(after[0], expected, atol=0, rtol=0)
+    assert not torch.equal(after[0], before[0])
+    assert torch.equal(after[1], before[1])
+
+
+def test_a_crop_may_have_its_own_blur_and_solarization():
+    """BYOL's two views: the first is always blurred, the second rarely, and is solarized at times."""
+    config = views.ViewsConfig(
+        crops=(
+            views.CropConfig(count=1, size=48, scale=(0.08, 1), blur=1.0),
+            views.CropConfig(count=1, size=48, scale=(0.08, 1), blur=0.1, solarize=0.2),
+        )
+    )
+    arguments = {"seed": 1, "epoch": 0, "index": np.arange(5000)}
+    one, two = (
+        views.draw(config, crop, (256, 256), **arguments, view=i) for i, crop in enumerate(config.crops)
+    )
+    assert (one.sigma > 0).all()
+    assert not one.solarize.any()
+    assert abs((two.sigma > 0).mean() - 0.1) < 0.02
+    assert abs(two.solarize.mean() - 0.2) < 0.02
+
+
+def test_a_plain_crop_is_the_whole_picture(images):
+    config = views.ViewsConfig(crops=(*CROPS, views.CropConfig(count=1, size=32, plain=True)), solarize=1)
+    *others, plain = make_views(images, config, seed=0, epoch=0, index=np.arange(6))
+    expected = tv.resize(images.permute(0, 3, 1, 2), [32, 32], antialias=True)
+    mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (config.mean, config.std))
+    torch.testing.assert_close(plain, (expected / 255 - mean) / std, atol=1e-5, rtol=0)
+    for ours, theirs in zip(
+        others, make_views(images, CONFIG, seed=0, epoch=0, index=np.arange(6)), strict=True
+    ):
+        assert ours.shape == theirs.shape
+
+
+@pytest.mark.parametrize(
+    ("crop", "message"),
+    [
+        ({"count": 1, "size": 32}, "give scale"),
+        ({"count": 1, "size": 32, "plain": True, "scale": (0.2, 1)}, "a plain crop has no scale"),
+        ({"count": 1, "size": 32, "plain": True, "blur": 1.0}, "a plain crop has no scale"),
+    ],
+)
+def test_crops_that_make_no_sense_are_refused(crop, message):
+    with pytest.raises(ValueError, match=message):
+        views.CropConfig(**crop)
