@@ -67,7 +67,8 @@ def disturb(
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2])
 def test_killed_runs_end_with_the_same_weights(beton_path, tmp_path, config, world):
     kinds = [(KILL, "step"), (KILL, "checkpoint"), (KILL, "step")]
     disturb(beton_path, tmp_path, config, world, kinds, epochs=40)
