@@ -43,6 +43,7 @@ class BarlowTwins(Pairs):
     def loss(self, features: Tensor, views: Tensor, moment: Moment) -> Tensor:
         """Equation 1, of the batch of all ranks and the same on each of them."""
         projected = self.projector(features)
+        self.note(features.chunk(2)[0], projected.chunk(2)[0])
         with torch.autocast(projected.device.type, enabled=False):
             one, two = precise(projected).chunk(2)
             correlation = cross_correlation(one, two)

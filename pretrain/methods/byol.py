@@ -47,7 +47,9 @@ class BYOL(Pairs):
 
     def loss(self, features: Tensor, views: Tensor, moment: Moment) -> Tensor:
         """Equation 2, for both orders of the views, added: 0 .. 8."""
-        predicted = self.predictor(self.projector(features))
+        projected = self.projector(features)
+        self.note(features.chunk(2)[0], projected.chunk(2)[0])
+        predicted = self.predictor(projected)
         with torch.no_grad():
             wanted = self.target_projector(self.target_backbone(views))
         return 2 * (2 - 2 * cosines(predicted, swapped(wanted))).mean()

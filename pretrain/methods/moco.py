@@ -75,9 +75,7 @@ class MoCo(Pairs):
         """The () loss; without ``symmetric`` only the first view is a query."""
         if self.config.symmetric:
             return super().forward(views, moment)
-        features = self.backbone(views[0][: len(views[0]) // 2])
-        self._last = features.detach()
-        return self.loss(features, views[0], moment)
+        return self.loss(self.backbone(views[0][: len(views[0]) // 2]), views[0], moment)
 
     def loss(self, features: Tensor, views: Tensor, moment: Moment) -> Tensor:
         """InfoNCE (equation 1 of the first paper), mean over this rank's queries; then the queue takes the keys.
@@ -89,6 +87,7 @@ class MoCo(Pairs):
         """
         projected = self.projector(features)
         batch = len(views) // 2
+        self.note(features[:batch], projected[:batch])
         # The other view of each query: that of the first view is the second.
         sources = [views[batch:], views[:batch]][: len(features) // batch]
         keys = torch.cat([self._keys(source, moment, i) for i, source in enumerate(sources)])

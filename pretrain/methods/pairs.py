@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.resnet import ResNet
 
-from pretrain.methods.method import Method, Moment, spread
+from pretrain.methods.method import Method, Moment, rankme, spread
 
 
 class Pairs(Method):
@@ -21,9 +21,7 @@ class Pairs(Method):
 
     def forward(self, views: list[Tensor], moment: Moment) -> Tensor:
         """The () loss of the (2 * B, 3, s, s) views."""
-        features = self.backbone(views[0])
-        self._last = features.detach()[: len(views[0]) // 2]
-        return self.loss(features, views[0], moment)
+        return self.loss(self.backbone(views[0]), views[0], moment)
 
     @abstractmethod
     def loss(self, features: Tensor, views: Tensor, moment: Moment) -> Tensor:
@@ -35,9 +33,27 @@ class Pairs(Method):
             moment: Of this step.
         """
 
+    def note(self, features: Tensor, embedding: Tensor) -> None:
+        """Keep what :meth:`indicators` describes: of the first view (B, D) features, and the projector's output."""
+        self._last = features.detach(), embedding.detach()
+
+    @torch.no_grad()
     def indicators(self) -> dict[str, Tensor]:
-        """Of the first view's features."""
-        return spread(self._last)
+        """Signs of health and collapse in the last batch of this rank, () tensors.
+
+        embedding_std: Spread of the unit-length embeddings times the root of their length; 0 when they are all the
+            same, which the batch norms of the backbone hide from its features.
+        embedding_rank: RankMe of the standardised embeddings; 1 when they differ in one direction only, which a
+            batch norm after the projector hides from their spread.
+        feature_std, effective_rank: See :func:`pretrain.methods.method.spread`.
+        """
+        features, embedding = self._last
+        embedding = embedding.float()
+        standard = (embedding - embedding.mean(0)) / (embedding.std(0) + 1e-4)
+        return spread(features) | {
+            "embedding_std": spread(embedding)["feature_std"],
+            "embedding_rank": rankme(standard),
+        }
 
 
 def precise(x: Tensor) -> Tensor:

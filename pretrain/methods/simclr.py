@@ -42,6 +42,7 @@ class SimCLR(Pairs):
     def loss(self, features: Tensor, views: Tensor, moment: Moment) -> Tensor:
         """NT-Xent (equation 1), mean over this rank's views; the negatives are those of all ranks."""
         projected = self.projector(features)
+        self.note(features.chunk(2)[0], projected.chunk(2)[0])
         with torch.autocast(projected.device.type, enabled=False):
             own = F.normalize(precise(projected))
             everyone = gather_with_gradient(own, loss="own")

@@ -43,6 +43,7 @@ class SimSiam(Pairs):
     def loss(self, features: Tensor, views: Tensor, moment: Moment) -> Tensor:
         """Equation 2: -1 .. 1, -1 where the predictions are right."""
         projected = self.projector(features)
+        self.note(features.chunk(2)[0], projected.chunk(2)[0])
         return -cosines(self.predictor(projected), swapped(projected.detach())).mean()
 
     def unscheduled(self) -> list[nn.Parameter]:

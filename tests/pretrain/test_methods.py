@@ -253,7 +253,7 @@ def _all_steps(place: Ranks) -> dict:
     return {name: _steps(place, name) for name in TINY}
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_equal_one_process(world: int) -> None:
     expected = _all_steps(ALONE)
     for found in in_ranks(world, _all_steps):

@@ -18,6 +18,7 @@ from pretrain.methods.swav import SwAV, SwAVConfig
 from pretrain.monitor import Monitor, Span, warnings
 from pretrain.probes import Probe, ProbeConfig, knn_score, linear_score
 from pretrain.views import CropConfig, ViewsConfig
+from tests.pretrain import test_methods
 
 HEALTHY = {
     "epoch": 2.0,
@@ -132,5 +133,7 @@ def test_the_probe_leaves_the_network_as_it_was(beton_path, tmp_path, method):
     assert all(torch.equal(value, before[name]) for name, value in method.backbone.state_dict().items())
 
 
-def test_the_signs_are_figures_of_the_method(method):
-    assert set(monitor._SIGNS) <= {"loss", *method.indicators()}
+def test_the_signs_are_figures_of_the_methods(method):
+    pairs = test_methods.build("byol")
+    pairs([test_methods.views(0).flatten(0, 1)], test_methods.moment(0))
+    assert set(monitor._SIGNS) == {"loss", *method.indicators(), *pairs.indicators()} - {"effective_rank"}
