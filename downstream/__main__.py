@@ -111,6 +111,7 @@ Beside it there are, each with a --help of its own,
   tables         puts them beside what papers print
   results        writes studies of several seeds as Markdown
   predict        reads anybody's pictures with a trained model
+  attention      draws where a trained model looks when it names an expression
   export         writes a trained model as ONNX
   verify         measures backbones on face verification sets
   convert-model  makes the file of a morphable model
@@ -123,7 +124,13 @@ def main() -> int:
     """Choose by the first word; without one of the words, evaluate."""
     words = sys.argv[1:]
     action = words[0] if words else ""
-    other = {"cells": _run_cells, "compare": _run_compare, "predict": _run_predict, "export": _run_export}
+    other = {
+        "cells": _run_cells,
+        "compare": _run_compare,
+        "predict": _run_predict,
+        "attention": _run_attention,
+        "export": _run_export,
+    }
     if action in other:
         other[action](words[1:])
     elif action in COMMANDS:
@@ -240,7 +247,45 @@ A run that was interrupted goes on with the same command.
 
 
 def _run_predict(words: list[str]) -> None:
-    parser = _parser("predict", PREDICT)
+    arguments = _models_and_pictures("predict", PREDICT, "predictions").parse_intermixed_args(words)
+
+    from downstream.predict import predict
+
+    models = [arguments.model, *arguments.also]
+    counts = predict(models, arguments.pictures, arguments.output, arguments.device)
+    print(
+        f"{counts['pictures']} pictures, {counts['faces']} faces; {counts['without_face']} without a face, "
+        f"{counts['unreadable']} unreadable"
+    )
+    print(arguments.output / "predictions.json")
+
+
+ATTENTION = """\
+Find the faces in pictures and draw on each where the model looks for the expression that it names (Grad-CAM).
+
+MODEL is a trained task with classes, which an evaluation left in models/ because of keep_models=true.
+
+  python -m downstream attention EXPRESSION photo.jpg holidays/
+  python -m downstream attention SIMFLE photo.jpg --also BYOL --also SUPERVISED
+
+The folder gets a sheet for each picture: every face, and beside it the map of each model, from dark to bright.
+"""
+
+
+def _run_attention(words: list[str]) -> None:
+    arguments = _models_and_pictures("attention", ATTENTION, "attention").parse_intermixed_args(words)
+
+    from downstream.attention import draw_attention
+
+    models = [arguments.model, *arguments.also]
+    without = draw_attention(models, arguments.pictures, arguments.output, arguments.device)
+    for path, reason in without.items():
+        print(f"{path}: {reason}", file=sys.stderr)
+    print(arguments.output)
+
+
+def _models_and_pictures(action: str, about: str, output: str) -> argparse.ArgumentParser:
+    parser = _parser(action, about)
     parser.add_argument("model", type=Path, metavar="MODEL", help="a .safetensors of a trained task")
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURES", help="files and folders")
     parser.add_argument(
@@ -252,20 +297,10 @@ def _run_predict(words: list[str]) -> None:
         help="another model for the same faces; may be given several times",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("predictions"), metavar="FOLDER", help="default: predictions"
+        "--output", type=Path, default=Path(output), metavar="FOLDER", help=f"default: {output}"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    arguments = parser.parse_intermixed_args(words)
-
-    from downstream.predict import predict
-
-    models = [arguments.model, *arguments.also]
-    counts = predict(models, arguments.pictures, arguments.output, arguments.device)
-    print(
-        f"{counts['pictures']} pictures, {counts['faces']} faces; {counts['without_face']} without a face, "
-        f"{counts['unreadable']} unreadable"
-    )
-    print(arguments.output / "predictions.json")
+    return parser
 
 
 EXPORT = """\

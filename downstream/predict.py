@@ -315,14 +315,17 @@ def _drawn(
 ) -> list[str]:
     """Write the annotated picture and the sheets of its faces; their paths below ``output``."""
     written = [f"pictures/{name}.jpg"]
-    _save(annotated(image, faces, models), output / written[0])
+    save_picture(annotated(image, faces, models), output / written[0])
     for page, start in enumerate(range(0, len(faces), TILES), 1):
         written.append(f"faces/{name}{f'-{page}' if len(faces) > TILES else ''}.jpg")
-        _save(drawing.sheet(tiles(faces[start : start + TILES], models, start + 1)), output / written[-1])
+        save_picture(
+            drawing.sheet(tiles(faces[start : start + TILES], models, start + 1)), output / written[-1]
+        )
     return written
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a JPEG, whole or not at all."""
     with atomic_write(path) as file:
         picture.save(file, "JPEG", quality=QUALITY, subsampling=0)
 

@@ -78,6 +78,11 @@ class Affect(Task):
         """Both must vary."""
         refuse_constant(self.name, _OUTPUTS, labels[:, :2])
 
+    @property
+    def logits(self) -> slice | None:
+        """After valence and arousal."""
+        return slice(2, 2 + self.classes) if self.classes else None
+
     def targets(self, labels: Array) -> Array:
         """Valence, arousal, and a 1 at the class among zeros."""
         if not self.classes:

@@ -64,6 +64,11 @@ class Expression(Task):
             names = ", ".join(self.classes[i] for i in sorted(missing))
             raise ConfigError(f"tasks: expression: no test picture shows {names}; correct 'classes'")
 
+    @property
+    def logits(self) -> slice:
+        """All outputs."""
+        return slice(0, len(self.classes))
+
     def targets(self, labels: Array) -> Array:
         """A 1 at the class among zeros."""
         return np.asarray(labels == np.arange(len(self.classes)), np.float64)

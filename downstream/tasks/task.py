@@ -127,6 +127,11 @@ class Task(Config, ABC):
         """What is trained on a backbone whose stages have ``widths`` channels, given (N, D) training labels."""
         return LinearHead(widths[-1], self.targets(labels), *self.bounds)
 
+    @property
+    def logits(self) -> slice | None:
+        """Where in the outputs of its head the classes stand; None: it has none."""
+        return None
+
     def mark(
         self, picture: Image.Image, prediction: Array, affine: Array, truth: Array | None = None
     ) -> None:
