@@ -237,6 +237,7 @@ def _data(cfg: DownstreamConfig, opened: _Opened) -> Data:
         train_identities=_people(labelled, train),
         test_pictures=len(test),
         test_identities=_people(labelled, test),
+        shared_identities=_shared(labelled, bench.split),
         protocol=cfg.protocol,
         split=str(split_path(cfg)),
         split_sha256=opened.split.sha256(),
@@ -248,6 +249,16 @@ def _people(labelled: LabelledSet, rows: Indices) -> int | None:
     """How many people; None where nobody knows."""
     known = labelled.identities[rows]
     return len(np.unique(known)) if (known >= 0).all() else None
+
+
+def _shared(labelled: LabelledSet, split: Split) -> int | None:
+    """People on both sides of a part; None where nobody knows, as in two corpora."""
+    known = labelled.identities[np.concatenate([split.train_rows, split.test_rows])] >= 0
+    if len(labelled.paths) > 1 or not known.all():
+        return None
+    person = labelled.identities
+    sides = [(person[list(part.train_rows)], person[list(part.test_rows)]) for part in split.parts]
+    return len(np.unique(np.concatenate([np.intersect1d(*side) for side in sides])))
 
 
 def _row(row: Initialisation, network: Network | None) -> Row:

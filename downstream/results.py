@@ -105,6 +105,8 @@ class Data(Config):
     """Held-out pictures."""
     test_identities: int | None
     """Held-out people; None where the set does not know: then the intervals resample pictures."""
+    shared_identities: int | None = None
+    """People who are both learnt from and tested on, which a published division may have; None where nobody knows."""
     split: str
     """The file that fixes the split and the order of the labels."""
     split_sha256: str

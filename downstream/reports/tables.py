@@ -108,6 +108,8 @@ def held_out(data: Data) -> str:
     """What is resampled: 100 held-out people."""
     if data.test_identities is None:
         return f"{data.test_pictures} test pictures"
+    if data.shared_identities:
+        return f"{data.test_identities} people, {data.shared_identities} of whom were learnt from too,"
     return f"{data.test_identities} held-out people"
 
 

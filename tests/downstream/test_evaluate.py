@@ -25,7 +25,7 @@ from downstream.reports.examples import labelled_set as labelled_set_of
 from downstream.reports.examples import strips
 from downstream.reports.page import sentence, write_report
 from downstream.reports.summary import write_results_markdown
-from downstream.reports.tables import lines, number, terminal_table
+from downstream.reports.tables import held_out, lines, number, terminal_table
 from downstream.results import Metrics, Results, finished, read_metrics
 from downstream.tasks import make
 
@@ -420,3 +420,28 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path: Path) -> None
         [sys.executable, "-m", "downstream", "report", "--help"], capture_output=True, text=True, check=True
     ).stdout
     assert "pretrain_data" in help_text
+
+
+def test_people_on_both_sides_of_a_published_division_are_counted(
+    labelled_set: Path, backbone: Path, tmp_path: Path
+) -> None:
+    for suffix in (".beton", ".json"):
+        (tmp_path / f"set{suffix}").write_bytes(labelled_set.with_suffix(suffix).read_bytes())
+    table = pq.read_table(labelled_set.with_suffix(".parquet"))
+    people = table["identity"].to_numpy()
+    first, *_, last = np.unique(people)
+    # All of the last person are tested on, and every other picture of the first one.
+    test = (people == last) | ((people == first) & (np.cumsum(people == first) % 2 == 0))
+    split = np.where(test, "test", "train")
+    pq.write_table(table.append_column("split", [split.tolist()]), tmp_path / "set.parquet")
+    changes: dict[str, object] = {
+        "tasks": ["pose"],
+        "modes": ["linear"],
+        "trained": [],
+        "protocol": {"kind": "column"},
+        "split": str(tmp_path / "split.json"),
+    }
+    metrics = evaluate(_config(tmp_path / "set.beton", backbone, tmp_path / "run", **changes))
+    assert (metrics.data.train_identities, metrics.data.test_identities) == (23, 2)
+    assert metrics.data.shared_identities == 1
+    assert held_out(metrics.data) == "2 people, 1 of whom were learnt from too,"
