@@ -659,7 +659,9 @@ def test_a_run_without_the_whole_picture_is_one_line(beton_path, tmp_path) -> No
 ROOT = Path(__file__).parents[2]
 # The rows of the table in docs/pretrain.md: | what | published | `overrides` |
 ABLATIONS = re.findall(
-    r"^\| .* \| `('?(?:method|backbone)\..*)` \|$", (ROOT / "docs/pretrain.md").read_text(), flags=re.MULTILINE
+    r"^\| .* \| `('?(?:method|backbone)\..*)` \|$",
+    (ROOT / "docs/pretrain.md").read_text(),
+    flags=re.MULTILINE,
 )
 
 
