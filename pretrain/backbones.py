@@ -90,6 +90,13 @@ def feature_dim(backbone: ResNet) -> int:
     return int(backbone.inplanes)
 
 
+def feature_map(backbone: ResNet, pictures: Tensor) -> Tensor:
+    """(N, D, h, w) of the last stage, before the pooling, of (N, 3, s, s) pictures; h is s / 32, rounded up."""
+    x = backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(pictures))))
+    features: Tensor = backbone.layer4(backbone.layer3(backbone.layer2(backbone.layer1(x))))
+    return features
+
+
 def save_backbone(path: Path, backbone: ResNet, metadata: Mapping[str, str]) -> None:
     """Write the weights and ``metadata``, atomically."""
     with atomic_write(path) as file:

@@ -13,7 +13,7 @@ from torchvision.models.resnet import ResNet
 from pretrain.backbones import feature_dim
 from pretrain.methods.layers import follow, follower, mlp
 from pretrain.methods.method import MethodConfig, Moment, Setting
-from pretrain.methods.pairs import Pairs, cosines, swapped
+from pretrain.methods.pairs import Pairs, cosines
 
 
 class BYOLConfig(MethodConfig):
@@ -46,13 +46,19 @@ class BYOL(Pairs):
         self.target_backbone, self.target_projector = follower(backbone), follower(self.projector)
 
     def loss(self, features: Tensor, views: Tensor, moment: Moment) -> Tensor:
-        """Equation 2, for both orders of the views, added: 0 .. 8."""
+        """Equation 2, for both orders of the views, added: 0 .. 8.
+
+        Features of further, smaller views may follow those of the two. They predict both targets, and the mean over
+        all predictions keeps the scale; BYOL itself has none (as in SwAV's multi-crop).
+        """
+        batch = len(views) // 2
         projected = self.projector(features)
-        self.note(features.chunk(2)[0], projected.chunk(2)[0])
-        predicted = self.predictor(projected)
+        self.note(features[:batch], projected[:batch])
+        predicted = self.predictor(projected).unflatten(0, (-1, batch))
         with torch.no_grad():
-            wanted = self.target_projector(self.target_backbone(views))
-        return 2 * (2 - 2 * cosines(predicted, swapped(wanted))).mean()
+            wanted = self.target_projector(self.target_backbone(views)).unflatten(0, (2, batch))
+        pairs = [cosines(p, w) for i, p in enumerate(predicted) for j, w in enumerate(wanted) if i != j]
+        return 2 * (2 - 2 * torch.stack(pairs)).mean()
 
     def after_step(self, moment: Moment) -> None:
         """Move the target (the paper's algorithm, last line)."""

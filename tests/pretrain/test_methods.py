@@ -45,9 +45,9 @@ def setting(place: Ranks = ALONE, *, count: int = 2, plain: bool = False) -> Set
     return Setting(backbones.build("resnet18", 0.125), views, data, BATCH, place, 0)
 
 
-def moment(step: int) -> Moment:
+def moment(step: int, place: Ranks = ALONE) -> Moment:
     """Of the run; a method that has need of it draws by the rows."""
-    return Moment(step, 2, STEPS, 0, np.arange(BATCH))
+    return Moment(step, 2, STEPS, 0, np.array_split(np.arange(BATCH), place.world)[place.rank])
 
 
 def views(step: int) -> torch.Tensor:
@@ -56,14 +56,16 @@ def views(step: int) -> torch.Tensor:
     return torch.randn(2, BATCH, 3, 32, 32, generator=generator, dtype=torch.float64)
 
 
-def step_of(method: Method, model: nn.Module, optimizer: SGD, pictures: torch.Tensor, number: int) -> float:
-    """One step as the engine does it; the loss."""
-    loss = model([pictures.flatten(0, 1)], moment(number))
+def step_of(
+    method: Method, model: nn.Module, optimizer: SGD, pictures: list[torch.Tensor], now: Moment
+) -> float:
+    """One step as the engine does it, on one (V, B, 3, s, s) tensor a resolution; the loss."""
+    loss = model([group.flatten(0, 1) for group in pictures], now)
     optimizer.zero_grad()
     loss.backward()
-    method.after_backward(moment(number))
+    method.after_backward(now)
     optimizer.step()
-    method.after_step(moment(number))
+    method.after_step(now)
     return loss.item()
 
 
@@ -152,7 +154,7 @@ def test_moco_is_equation_1(name: str) -> None:
 
 
 def test_every_method_has_its_tests() -> None:
-    elsewhere = {"swav", "supervised"}
+    elsewhere = {"swav", "supervised", "simfle"}
     assert {name.split()[0] for name in TINY} | elsewhere == set(METHODS)
 
 
@@ -176,7 +178,7 @@ def test_the_follower_follows_exactly(name: str) -> None:
     followed, own = getattr(method, "_".join(pair)), method.backbone
     optimizer, expected = optimizer_of(method), [p.clone().numpy() for p in followed.parameters()]
     for number in range(STEPS):
-        step_of(method, method, optimizer, views(number), number)
+        step_of(method, method, optimizer, [views(number)], moment(number))
         m = 0.9
         if name == "byol":  # the cosine from tau to 1
             m = 1 - 0.1 * (math.cos(math.pi * number / STEPS) + 1) / 2
@@ -244,7 +246,7 @@ def _steps(place: Ranks, name: str) -> list:
     losses = []
     for number in range(STEPS):
         mine = views(number).chunk(place.world, 1)[place.rank]
-        losses.append(step_of(method, model, optimizer, mine, number))
+        losses.append(step_of(method, model, optimizer, [mine], moment(number, place)))
     mean = distributed.all_reduce(torch.tensor(losses, dtype=torch.float64)) / place.world
     return [mean.tolist(), *(value.tolist() for value in method.state_dict().values())]
 
