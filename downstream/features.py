@@ -168,6 +168,21 @@ def in_batches(rows: NDArray[np.int64], size: int = BATCH) -> list[NDArray[np.in
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
+def statistics(pictures: Pictures, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """(3,) mean and (3,) deviation (ddof 0) of the colours of all pixels of (N,) rows, of values 0..1, float32.
+
+    Sums of whole numbers, which float64 holds exactly: no order of the pictures changes a bit.
+    """
+    total, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for part in in_batches(rows):
+        values = pictures.take(part).double()
+        total += values.sum(dim=(0, 2, 3))
+        squares += (values**2).sum(dim=(0, 2, 3))
+    count = len(rows) * pictures.size**2
+    mean = total / count
+    return (mean / 255).float(), ((squares / count - mean**2).clamp(min=0).sqrt() / 255).float()
+
+
 @torch.inference_mode()
 def calibrate(network: Network, pictures: Pictures, rows: NDArray[np.int64], device: torch.device) -> None:
     """Set every batch norm's running statistics to those of (N,) rows (no labels are seen).
