@@ -146,7 +146,7 @@ class _Run:
         self.batches = Batches(config.data, place, batch_size=config.batch_size, seed=config.seed)
         if place.device.type == "cpu":  # the ranks of a node share its cores
             torch.set_num_threads(place.cores)
-        self.method = _build(config, place)
+        self.method = build(config, place)
         self.shards = self.method.shards()
         self.parameters = [*self.method.parameters(), *self.shards.values()]
         self.optimizer = make_optimizer(self.parameters, config.optimizer, config.schedule.lr)
@@ -265,7 +265,8 @@ class _Run:
         return F.pad(part, [0, 0] * (part.ndim - 1) + [0, rows - len(part)])
 
 
-def _build(config: PretrainConfig, place: distributed.Ranks) -> Method:
+def build(config: PretrainConfig, place: distributed.Ranks) -> Method:
+    """The method with its first weights, which are a function of the config alone, on the rank's device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         backbone = backbones.start(config.backbone)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,14 +21,21 @@ from configs import ConfigError, load
 from data_prep.beton import Beton, SourceNote, write_beton
 from downstream import matrix
 from downstream.augment import augment, draw
-from downstream.config import DownstreamConfig
+from downstream.config import DownstreamConfig, ReportConfig
 from downstream.evaluate import evaluate
 from downstream.features import read_pictures, statistics
 from downstream.model import TaskNetwork, load_model
 from downstream.recipe import Augmentation, Phase, Recipe
+from downstream.reports import printed
+from downstream.reports.page import write_report
+from downstream.reports.papers import paper_sheet
+from downstream.reports.pictures import confusion
+from downstream.reports.printed.config import PaperTable, TablesConfig
 from downstream.results import Metrics
 from downstream.tasks import make
 from downstream.train import even_batch, train
+from pretrain.flops import step_multiply_adds
+from pretrain.train import PretrainConfig
 from tests.downstream.conftest import write_backbone
 
 SETS = Path(__file__).parents[2] / "configs/downstream"
@@ -311,6 +320,111 @@ def _short_recipe() -> dict[str, object]:
         "augmentation": STILL | {"crop": [0.3, 1]},
         "head_first": phase | {"steps": 10, "augmentation": STILL | {"crop": [0.5, 1]}},
     }
+
+
+# --- the tables ----------------------------------------------------------------------------------------------
+
+
+def test_the_runs_of_all_protocols_stand_beside_the_printed_figures(
+    linear: tuple[DownstreamConfig, Metrics], toys: Path, tmp_path: Path
+) -> None:
+    semi = evaluate(protocol("semi", toys, tmp_path / "semi", fractions=[0.5, 0.1]))
+    tuned = [
+        evaluate(
+            protocol("finetune", toys, tmp_path / f"tuned{seed}", recipe=_short_recipe(), train_seed=seed)
+        )
+        for seed in (0, 1)
+    ]
+    runs = {
+        "linear8": (linear[0].output,),
+        "semi8": (str(tmp_path / "semi"),),
+        "finetune8": tuple(str(tmp_path / f"tuned{seed}") for seed in (0, 1)),
+    }
+    sheet = paper_sheet(PaperTable(printed="simfle", runs=runs))
+    assert list(sheet.values.index.names) == ["Figures", "Pretraining"]
+    assert sheet.text.loc[("printed", "SimFLE (ours)"), ("Semi-supervised", "AN-8 1 %")] == "35.89"
+    assert sheet.bold.loc["printed"].sum().tolist() == [1] * 11
+    ours = sheet.values.loc[("measured here", "pretrained")].dropna().to_dict()
+    assert ours == {
+        ("Linear", "AN-8"): pytest.approx(accuracy(linear[1])),
+        ("Semi-supervised", "AN-8 10 %"): pytest.approx(
+            next(m.value for m in semi.measurements if (m.metric, m.fraction) == ("accuracy", 0.1))
+        ),
+        ("Fine-tuning", "AN-8"): pytest.approx(np.mean([accuracy(run) for run in tuned])),
+    }
+    spread = sheet.more["std"].loc[("measured here", "pretrained"), ("Fine-tuning", "AN-8")]
+    assert spread == pytest.approx(np.std([accuracy(run) for run in tuned], ddof=1))
+    assert "linear8 32 test pictures, trained on up to 100 others, semi8 32" in sheet.caption
+    assert "Synthetic faces" in sheet.caption
+    assert "|" in sheet.markdown()
+
+
+def test_the_page_shows_which_expressions_are_confused(toys: Path, tmp_path: Path) -> None:
+    like = str(toys / "backbone.safetensors")
+    rows = [
+        {"kind": "checkpoint", "name": "pretrained", "path": like},
+        {"kind": "random", "name": "random", "like": like},
+    ]
+    cfg = protocol(
+        "finetune",
+        toys,
+        tmp_path / "run",
+        recipe=_short_recipe(),
+        initialisations=rows,
+        modes=["frozen", "finetune"],
+        fractions=[0.5, 1.0],
+    )
+    evaluate(cfg)
+    report = ReportConfig(
+        downstream=cfg.output, output=str(tmp_path / "page.html"), results=str(tmp_path / "results.json")
+    )
+    write_report(report)
+    page = Path(report.output).read_text()
+    for mode in ("a head trained on the frozen backbone", "fine-tuning"):
+        assert f'alt="Expressions, predicted against true, {mode}"' in page
+        assert f"pretrained, {mode}, 100 % of the labels: how often" in page
+    drawn = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)" alt="Expressions', page)
+    assert len(drawn) == 2
+    task = cfg.tasks[0]
+    with np.load(Path(cfg.output) / "predictions.npz") as archive:
+        guesses = archive["pretrained/expression/frozen/1"].argmax(axis=1)
+        truth = np.array(pq.read_table(toys / "eight.parquet")["expression"])[archive["rows"]]
+    assert base64.b64decode(drawn[0]) == confusion(truth, guesses, task.classes)  # type: ignore[attr-defined]
+
+
+def test_the_cost_of_a_pretraining_is_counted(
+    linear: tuple[DownstreamConfig, Metrics], tmp_path: Path
+) -> None:
+    text = {
+        "output": "unused",
+        "data": {"path": "unused"},
+        "views": {"crops": [{"count": 2, "size": 64, "scale": [0.14, 1]}]},
+        "backbone": {"architecture": "resnet18"},
+        "schedule": {"lr": 0.1},
+    }
+    path = tmp_path / "pretrain.json"
+    path.write_text(json.dumps(text))
+    runs = {"linear8": (linear[0].output,)}
+    table = PaperTable(printed="simfle_parts", runs=runs, pretraining={"pretrained": str(path)})
+    sheet = paper_sheet(table)
+    cost = sheet.values.loc[("measured here", "pretrained"), "FLOPs, G"]
+    assert cost == step_multiply_adds(load(path, schema=PretrainConfig)) / 1e9
+    assert sheet.text.loc[("measured here", "pretrained"), "FLOPs, G"] == f"{cost:.1f}"
+    assert sheet.text.loc[("printed", "(a) GFL")].tolist() == ["16.5", "41.64"]
+    assert not sheet.bold["FLOPs, G"].any()
+    for wrong, message in (("simfle", "no column of costs"), ("simfle_supervised", "measures nothing")):
+        other = {"linear8": (linear[0].output,)} if wrong == "simfle" else {"sfew": (linear[0].output,)}
+        pretraining = {"pretrained": str(path)} if wrong == "simfle" else {}
+        with pytest.raises(ConfigError, match=message):
+            paper_sheet(PaperTable(printed=wrong, runs=other, pretraining=pretraining))
+
+
+def test_every_evaluation_of_the_tables_is_one_of_the_protocols() -> None:
+    cfg = load(SETS / "simfle_tables.yaml", schema=TablesConfig)
+    named = {"simfle", "simfle_supervised", "simfle_parts", "simfle_contrastive"}
+    assert {table.printed for table in cfg.tables} == named
+    for table in cfg.tables:
+        assert tuple(table.evaluations) == printed.read(table.printed).evaluations
 
 
 # --- the normalisation ---------------------------------------------------------------------------------------
