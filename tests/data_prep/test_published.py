@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,10 @@ def test_listed_usable_and_missing(vggface2: Path) -> None:
 def test_the_stage_says_so_once(vggface2: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         listed("vggface2.yaml", vggface2, "source.splits=[test]")
-        (message,) = (record.getMessage() for record in caplog.records if record.levelno == logging.INFO)
+        (message,) = (
+            record.getMessage() for record in caplog.records if "as published" in record.getMessage()
+        )
+        assert caplog.records[-1].levelno == logging.WARNING
         assert message == (
             "vggface2: 0 of 2 counts as published; "
             "pictures of test: 169,396 published, 1 listed, 1 usable, 169,395 missing; "
@@ -69,7 +73,18 @@ def test_the_stage_says_so_once(vggface2: Path, caplog: pytest.LogCaptureFixture
         )
         caplog.clear()
         listed("vggface2.yaml", vggface2, "source.splits=[test]")
-        assert not [record for record in caplog.records if record.levelno == logging.INFO], "nothing was done"
+        assert not [message for message in caplog.messages if "as published" in message], "nothing was done"
+
+
+def test_counts_as_published_are_no_warning(
+    vggface2: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {"test": tuple(replace(figure, count=1) for figure in PUBLISHED["test"])}
+    monkeypatch.setattr("data_prep.sources.vggface2.PUBLISHED", few)
+    with caplog.at_level(logging.INFO):
+        listed("vggface2.yaml", vggface2, "source.splits=[test]")
+    (record,) = (record for record in caplog.records if "as published" in record.getMessage())
+    assert (record.levelno, record.getMessage()) == (logging.INFO, "vggface2: 2 of 2 counts as published")
 
 
 def test_more_than_published_is_nothing_missing() -> None:
