@@ -6,6 +6,9 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors import torch as safetensors
 from torchvision.transforms import RandomResizedCrop
 
 from configs import ConfigError, load
@@ -312,6 +316,35 @@ def test_a_killed_fine_tuning_gives_the_same_figures(
     assert [step for phase, step in done if phase == "head"] == [0, 1, 2, 3, 3, *range(4, 10)]
     assert [step for phase, step in done if phase == "both"] == [*range(7), 6, *range(7, 12)]
     assert again.measurements == whole.measurements
+
+
+@pytest.mark.chaos
+def test_a_process_that_is_killed_between_the_phases(
+    toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = _short_recipe() | {"steps": 3000, "checkpoint_every": 5000}
+    cfg = protocol("finetune", toys, tmp_path / "run", recipe=recipe)
+    (tmp_path / "config.json").write_text(cfg.model_dump_json())
+    command = [sys.executable, "-m", "downstream", "cells", str(tmp_path / "config.json")]
+    process = subprocess.Popen(command, cwd=SETS.parents[1])
+    while not (kept := list(tmp_path.glob("run/cells/*/*.head"))):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not list(tmp_path.glob("run/cells/*/*.npy")), "killed too late to prove anything"
+    before, phases = kept[0].read_bytes(), []
+
+    def note(*args: object, **settings: object) -> TaskNetwork:
+        phases.append((settings["frozen"], settings["head"]))
+        return train(*args, **settings | {"steps": 1})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(matrix, "train", note)
+    evaluate(cfg)
+    ((frozen, head),) = phases
+    assert not frozen
+    for name, values in safetensors.load(before).items():
+        torch.testing.assert_close(head[name], values, rtol=0, atol=0)
 
 
 def _short_recipe() -> dict[str, object]:
