@@ -34,8 +34,11 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def describe(schema: type[pydantic.BaseModel]) -> str:
-    """The fields of ``schema`` with default and description, one a line, for an argparse epilog."""
-    return "\n".join(_describe(schema, prefix=""))
+    """The fields of ``schema`` with default and description, one a line, for an argparse epilog.
+
+    What the members of a union share is said once.
+    """
+    return "\n".join(dict.fromkeys(_describe(schema, prefix="")))
 
 
 def _describe(schema: type[pydantic.BaseModel], prefix: str) -> Iterator[str]:

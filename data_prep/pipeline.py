@@ -98,7 +98,9 @@ class Pipeline:
         if self.part == WHOLE:
             self._quarantine(self.images)
             if news and self.source.published:
-                _log.info("%s: %s", self.config.source.kind, published.describe(self.published()))
+                rows = self.published()
+                level = logging.WARNING if published.differ(rows) else logging.INFO
+                _log.log(level, "%s: %s", self.config.source.kind, published.describe(rows))
             if news and (figures := self.from_list()):
                 words = ", ".join(f"{count:,} {name}" for name, count in figures.items())
                 _log.info("%s: %s", self.config.from_list, words)

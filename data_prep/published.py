@@ -31,9 +31,14 @@ def compare(source: Source, images: Path, shards: int) -> list[dict[str, Any]]:
     return [counter.row() for counter in counters]
 
 
+def differ(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The counts that are not as published."""
+    return [row for row in rows if row["published"] != row["usable"]]
+
+
 def describe(rows: Sequence[dict[str, Any]]) -> str:
     """One line: the counts that differ."""
-    off = [row for row in rows if row["published"] != row["usable"]]
+    off = differ(rows)
     parts = [
         f"{row['what']}: {row['published']:,} published, {row['listed']:,} listed, {row['usable']:,} usable, "
         f"{row['missing']:,} missing"

@@ -12,7 +12,10 @@ from torch.nn import functional
 
 from downstream.recipe import Augmentation
 from downstream.tasks.task import SIDE, Array
-from pretrain.views import ViewParameters, blur, colour
+from pretrain.views import BOX_NUMBERS, ViewParameters, blur, colour, crop_boxes
+
+RATIO = (3 / 4, 4 / 3)
+"""Width / height of a random resized crop, torchvision's."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,19 @@ def draw(augmentation: Augmentation, count: int, seed: int, step: int) -> Moves:
     centre = np.full(2, SIDE / 2)
     offset = centre + shift - linear @ centre
     flipped = (rng.random(count) < 0.5) & augmentation.flip
-    return Moves(
-        flipped, np.concatenate([linear, offset[..., None]], axis=2), _look(augmentation, count, rng)
-    )
+    affine = np.concatenate([linear, offset[..., None]], axis=2)
+    look = _look(augmentation, count, rng)
+    if augmentation.crop:
+        affine = _cropped(affine, augmentation.crop, rng)
+    return Moves(flipped, affine, look)
+
+
+def _cropped(affine: Array, scale: tuple[float, float], rng: np.random.Generator) -> Array:
+    """(B, 2, 3), then a random box of the crop enlarged to the whole of it."""
+    boxes = crop_boxes(rng.random((len(affine), BOX_NUMBERS)), (SIDE, SIDE), scale, RATIO)
+    corner, sides = boxes[:, 1::-1], boxes[:, :1:-1]  # x before y
+    moved = affine - np.concatenate([np.zeros((len(affine), 2, 2)), corner[..., None]], axis=2)
+    return np.asarray(moved * (SIDE / sides)[..., None], np.float64)
 
 
 def _look(augmentation: Augmentation, count: int, rng: np.random.Generator) -> ViewParameters:

@@ -12,6 +12,7 @@ from downstream.recipe import Recipe
 from downstream.tasks import AnyTask, make
 
 Mode = Literal["linear", "frozen", "finetune"]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Checkpoint(Config):
@@ -52,6 +53,15 @@ class Pixels(Config):
 
 
 Initialisation = Annotated[Checkpoint | Random | Pixels, Field(discriminator="kind")]
+
+
+class Normalisation(Config):
+    """What is taken from the colours of a picture, and by what they are divided."""
+
+    mean: tuple[float, float, float]
+    """RGB, of values 0..1."""
+    std: tuple[Positive, Positive, Positive]
+    """RGB."""
 
 
 class TrainedCell(Config):
@@ -104,10 +114,16 @@ class DownstreamConfig(Config):
     """How they are trained, unless the task says otherwise."""
     train_seed: int = Field(default=0, ge=0)
     """Seed of first weights of heads, batches and augmentation; the same for every row."""
+    heads: dict[str, str] = Field(default={})
+    """Row -> a trained task from 'models' of another run, whose head the row's heads start from. It must have been
+    trained on the same backbone in the mode frozen; of expressions, those that 'classes' has not are dropped."""
     keep_models: bool = False
     """Keep the trained networks in 'models', for 'python -m downstream predict'."""
     image_size: int | None = Field(default=None, ge=17)
     """Pixels a side at which every network sees the pictures; null: the size named in its header."""
+    normalisation: Normalisation | Literal["data"] | None = None
+    """Of the pictures before every network; data: mean and deviation of those that are learnt from; null: as the
+    network's header says."""
     split_seed: int = Field(default=0, ge=0)
     """Seed of the people held out and of the label subsets; keep it fixed over all experiments on a set."""
     split: str | None = None
@@ -144,6 +160,14 @@ class DownstreamConfig(Config):
                 "tasks: recognition cannot be fine-tuned in folds, for features of different networks cannot be "
                 "compared; take it or the mode out"
             )
+        for task in self.tasks:
+            if task.name != "recognition":
+                task.check_recipe(task.recipe or self.recipe)
+        rows = [row.name for row in self.initialisations if not isinstance(row, Pixels)]
+        if strange := [name for name in self.heads if name not in rows]:
+            raise ValueError(f"heads: '{strange[0]}' is no row with a network; name one of {', '.join(rows)}")
+        if self.heads and self.modes == ("linear",):
+            raise ValueError("heads: the mode linear has none; add frozen or finetune to modes")
         if self.test_data is not None and self.protocol.kind != "sets":
             raise ValueError("test_data: only the protocol 'sets' tests on it; write protocol: {kind: sets}")
         if "all" in self.subsets:

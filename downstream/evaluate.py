@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,9 +25,10 @@ from data_prep.files import atomic_write, sha256_file, write_json
 from data_prep.stage import WHOLE
 from downstream.compare import compare
 from downstream.config import Checkpoint, DownstreamConfig, Initialisation, Pixels, Random
-from downstream.features import Network, calibrate, load_network, read_pictures
+from downstream.features import Network, calibrate, load_network, read_pictures, statistics
 from downstream.labelled import LabelledSet, check_disjoint, open_labelled
 from downstream.matrix import Bench, Cell, Prediction, Training, predict_row, run, trainings
+from downstream.model import TaskNetwork, load_model
 from downstream.protocols import Indices, People, column_of
 from downstream.regimes import Split, fixed_split, make_split
 from downstream.results import Data, Metrics, Row, finished, inputs_hash, read_metrics, weights
@@ -149,16 +150,60 @@ def _open(cfg: DownstreamConfig, rows: Sequence[Initialisation]) -> _Opened:
     device = choose_device(cfg.device)
     labelled = open_labelled(_paths(cfg), cfg.tasks)
     networks = {row.name: load_network(row, cfg.image_size) for row in rows if not isinstance(row, Pixels)}
+    heads = {
+        name: _trained_head(cfg, name, network) for name, network in networks.items() if name in cfg.heads
+    }
     disjoint = check_disjoint(labelled, cfg.pretrain_data) if cfg.pretrain_data else None
     inputs = inputs_hash(cfg)  # of the files that were read, should they change meanwhile
     stored = _split(cfg, labelled)
     sizes = {row.size if isinstance(row, Pixels) else networks[row.name].size for row in rows}
     bench = _bench(cfg, labelled, stored, sizes, device, _cells_folder(cfg, inputs))
+    bench = replace(bench, heads=heads)
+    networks = {name: _normalised(network, cfg, bench) for name, network in networks.items()}
     for row in rows:
         if isinstance(row, Random) and row.calibrate:
             network = networks[row.name]
             calibrate(network, bench.pictures[network.size], bench.split.train_rows, device)
     return _Opened(labelled, disjoint, stored, networks, inputs, bench)
+
+
+def _trained_head(cfg: DownstreamConfig, row: str, network: Network) -> TaskNetwork:
+    """The trained task that the heads of a row start from.
+
+    Raises:
+        ConfigError: it is of another task, has a form that a task cannot take, or stood on another backbone.
+    """
+    path = cfg.heads[row]
+    model, _ = load_model(path)
+    for task in cfg.tasks:
+        if task.name != model.task.name:
+            raise ConfigError(f"heads.{row}: {path} is of {model.task.name}; take {task.name} out of 'tasks'")
+        try:
+            task.take_over(model.head.state_dict(), model.task)
+        except ConfigError as error:
+            raise ConfigError(f"heads.{row}: {path}: {error}") from None
+    mine, theirs = network.module.state_dict(), model.backbone.state_dict()
+    if mine.keys() != theirs.keys() or not all(torch.equal(mine[name], theirs[name]) for name in mine):
+        raise ConfigError(
+            f"heads.{row}: {path} did not stand on the frozen backbone of this row; give the model of its mode frozen"
+        )
+    return model
+
+
+def _normalised(network: Network, cfg: DownstreamConfig, bench: Bench) -> Network:
+    """The network with the normalisation that the config asks for."""
+    if cfg.normalisation is None:
+        return network
+    if cfg.normalisation == "data":
+        mean, std = statistics(bench.pictures[network.size], bench.split.train_rows)
+        if not (std > 0).all():
+            raise ConfigError(
+                "normalisation: the pictures that are learnt from have no contrast; give mean and std"
+            )
+        return replace(network, mean=mean, std=std)
+    return replace(
+        network, mean=torch.tensor(cfg.normalisation.mean), std=torch.tensor(cfg.normalisation.std)
+    )
 
 
 def _bench(
@@ -285,7 +330,14 @@ def _row(row: Initialisation, network: Network | None) -> Row:
         architecture=f"{network.architecture}, width {network.width:g}",
         features=feature_dim(network.module),
         image_size=network.size,
+        mean=_three(network.mean),
+        std=_three(network.std),
     )
+
+
+def _three(values: torch.Tensor) -> tuple[float, float, float]:
+    red, green, blue = values.tolist()
+    return red, green, blue
 
 
 def _write(

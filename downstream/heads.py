@@ -74,7 +74,7 @@ class LinearHead(Head):
         mean, scale = np.nanmean(told, axis=0), np.nanstd(told, axis=0)
         self.register_buffer("mean", torch.from_numpy(mean.astype(np.float32)))
         self.register_buffer("scale", torch.from_numpy(np.where(scale > 0, scale, 1).astype(np.float32)))
-        self.norm = nn.BatchNorm1d(width, affine=False)
+        self.norm: nn.Module = nn.BatchNorm1d(width, affine=False)
         self.linear = nn.Linear(width, targets.shape[1])
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,13 +11,16 @@ from urllib.parse import quote
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import torch as safetensors
+from torch import Tensor
 
 from configs import ConfigError
 from data_prep.files import atomic_write
 from downstream.config import DownstreamConfig, Initialisation, Mode, Pixels
 from downstream.features import Network, Pictures, extract, pixels
-from downstream.model import save_model
+from downstream.model import TaskNetwork, save_model
 from downstream.protocols import Indices
+from downstream.recipe import Phase
 from downstream.recognition.train import train_recognition
 from downstream.regimes import PartRows, Split
 from downstream.ridge import ridge
@@ -67,6 +70,7 @@ class Bench:
         device: Where networks run.
         cells: Folder that keeps the trained cells until all are there, each a run of minutes or hours.
         models: Folder for trained networks; None: they are not kept.
+        heads: Row -> a trained task whose head its own start from.
     """
 
     tasks: Mapping[str, Task]
@@ -79,6 +83,7 @@ class Bench:
     device: torch.device
     cells: Path
     models: Path | None
+    heads: Mapping[str, TaskNetwork] = field(default_factory=dict)
 
     @property
     def test(self) -> Indices:
@@ -232,20 +237,39 @@ def _learn(
 ) -> Array:
     """(N_test, P) predictions of a network that was trained on ``rows``."""
     recipe, pictures = task.recipe or cfg.recipe, bench.pictures[network.size]
-    model = train(
-        network,
-        task,
-        pictures,
-        rows,
-        bench.labels[task.name][rows],
-        recipe,
-        steps=recipe.length(len(rows), each.fraction),
-        frozen=each.mode == "frozen",
-        seed=cfg.train_seed,
-        device=bench.device,
-        checkpoint=each.path(bench.cells).with_suffix(".pt"),
-        name=str(each),
-    )
+    labels, path = bench.labels[task.name][rows], each.path(bench.cells)
+    given = bench.heads.get(each.row)
+    head = None if given is None else task.take_over(given.head.state_dict(), given.task)
+
+    def phase(how: Phase, head: Mapping[str, Tensor] | None, *, frozen: bool) -> TaskNetwork:
+        return train(
+            network,
+            task,
+            pictures,
+            rows,
+            labels,
+            how,
+            steps=how.length(len(rows), each.fraction),
+            frozen=frozen,
+            seed=cfg.train_seed,
+            device=bench.device,
+            checkpoint=path.with_suffix(".pt"),
+            name=str(each),
+            head=head,
+        )
+
+    if each.mode == "frozen":
+        model = phase(recipe.for_head(), head, frozen=True)
+    else:
+        if recipe.head_first:
+            # Kept beside the cell: a training that is killed later does not begin with the head again.
+            kept = path.with_suffix(".head")
+            if not kept.exists():
+                first = phase(recipe.head_first, head, frozen=True)
+                with atomic_write(kept) as file:
+                    file.write(safetensors.save(first.head.cpu().state_dict()))
+            head = safetensors.load(kept.read_bytes())
+        model = phase(recipe, head, frozen=False)
     if bench.models:
         note = {"row": each.row, "mode": each.mode, "fraction": f"{each.fraction:g}"}
         save_model(each.path(bench.models).with_suffix(".safetensors"), model, bench.crop, note)

@@ -20,6 +20,9 @@ class Augmentation(Config):
     """Zoom between 1 - scale and 1 + scale."""
     shift: float = Field(default=0.05, ge=0, lt=0.5)
     """Translation, share of the picture's side, +- at most."""
+    crop: tuple[float, float] | None = None
+    """Smallest and largest share of the picture's area that is seen, enlarged to the whole, as torchvision's
+    RandomResizedCrop takes it, after all other moves; null: the whole. Not for labels that move with the picture."""
     brightness: float = Field(default=0.2, ge=0)
     """Factor between 1 - x and 1 + x, as the next two."""
     contrast: float = Field(default=0.0, ge=0)
@@ -34,12 +37,15 @@ class Augmentation(Config):
     """Its smallest and largest sigma, in pixels of the network's input. The default is what OpenCV takes for kernels
     of 5 and 10 px."""
 
+    @model_validator(mode="after")
+    def _crop_is_a_range(self) -> Augmentation:
+        if self.crop and not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise ValueError("crop: must be shares of the area, the smaller one first, for example [0.08, 1]")
+        return self
 
-class Recipe(Config):
-    """How a backbone and a head are trained. Nothing is stopped early and the last weights count, so no figure is
-    tuned on held-out pictures. The defaults are what suits an untrained network on the demo's synthetic faces
-    (docs/downstream.md).
-    """
+
+class Phase(Config):
+    """One training from its first to its last step."""
 
     optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     """adamw decouples the weight decay; adam adds it to the gradient."""
@@ -61,6 +67,8 @@ class Recipe(Config):
     """Other numbers of passes at some shares of the labels: [[0.1, 120], [0.02, 480]]."""
     batch_size: int = Field(default=32, ge=2)
     """Pictures a step."""
+    oversample: bool = False
+    """Draw each class equally often; an epoch has as many pictures as without it."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Of the learning rates after the warm-up."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
@@ -71,7 +79,7 @@ class Recipe(Config):
     """Steps between checkpoints; a training that was killed goes on from the last one, to the same bits."""
 
     @model_validator(mode="after")
-    def _epochs_at_with_epochs(self) -> Recipe:
+    def _epochs_at_with_epochs(self) -> Phase:
         if self.epochs_at and self.epochs is None:
             raise ValueError("epochs_at: give epochs too, for the other shares of the labels")
         return self
@@ -82,3 +90,23 @@ class Recipe(Config):
             return self.steps
         epochs = dict(self.epochs_at).get(fraction, self.epochs)
         return max(1, round(epochs * labels / self.batch_size))
+
+
+class Recipe(Phase):
+    """How a backbone and a head are trained. Nothing is stopped early and the last weights count, so no figure is
+    tuned on held-out pictures. The defaults are what suits an untrained network on the demo's synthetic faces
+    (docs/downstream.md).
+    """
+
+    head_first: Phase | None = None
+    """How the head is trained on the frozen backbone before both are, and in the mode frozen, which ends there; null:
+    both start together, and the mode frozen takes the recipe itself."""
+
+    def for_head(self) -> Phase:
+        """How a head is trained on a backbone that stays as it is."""
+        return self.head_first or self
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """All there are."""
+        return (self, self.head_first) if self.head_first else (self,)

@@ -134,6 +134,10 @@ class Row(Config):
     """Length of the feature vector."""
     image_size: int
     """Pixels a side of its input."""
+    mean: tuple[float, float, float] | None = None
+    """RGB, subtracted from values 0..1."""
+    std: tuple[float, float, float] | None = None
+    """RGB, by which they are divided then."""
 
 
 class Metrics(Config):
@@ -237,6 +241,7 @@ def inputs_hash(cfg: DownstreamConfig) -> str:
             parts += [read_manifest(path).sha256, sha256_file(Path(path).with_suffix(".parquet"))]
     parts += [sha256_file(path) for row in cfg.initialisations if (path := weights(row))]
     parts += [sha256_file(path) for task in cfg.tasks for path in task.files]
+    parts += [sha256_file(path) for path in cfg.heads.values()]
     return hashlib.sha256("/".join(parts).encode()).hexdigest()[:16]
 
 
@@ -251,7 +256,13 @@ def finished(cfg: DownstreamConfig) -> bool:
     """Whether exactly this evaluation is on disk."""
     if not (Path(cfg.output) / "metrics.json").exists():
         return False
-    needed = [cfg.data, cfg.test_data, cfg.pretrain_data, *map(weights, cfg.initialisations)]
+    needed = [
+        cfg.data,
+        cfg.test_data,
+        cfg.pretrain_data,
+        *map(weights, cfg.initialisations),
+        *cfg.heads.values(),
+    ]
     files = [Path(path) for path in needed if path] + [path for task in cfg.tasks for path in task.files]
     if not all(path.exists() for path in files):
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +25,7 @@ from downstream.augment import augment, draw
 from downstream.features import Network, Pictures
 from downstream.model import TaskNetwork
 from downstream.protocols import Indices
-from downstream.recipe import Recipe
+from downstream.recipe import Phase
 from downstream.tasks import Task
 from downstream.tasks.task import Array
 
@@ -36,7 +36,7 @@ def train(
     pictures: Pictures,
     rows: Indices,
     labels: Array,
-    recipe: Recipe,
+    recipe: Phase,
     *,
     steps: int,
     frozen: bool,
@@ -44,6 +44,7 @@ def train(
     device: torch.device,
     checkpoint: Path,
     name: str,
+    head: Mapping[str, Tensor] | None = None,
 ) -> TaskNetwork:
     """Train on ``rows`` of ``pictures``. ``network`` itself is left as it was.
 
@@ -60,15 +61,23 @@ def train(
         device: Where.
         checkpoint: File that is kept during the training and removed with its caller's folder.
         name: For the progress bar.
+        head: What the head starts from; None: its own first weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = TaskNetwork(task, copy.deepcopy(network), labels).to(device)
+    if head is not None:
+        model.head.load_state_dict(head)
     model.backbone.requires_grad_(not frozen)
     optimiser = _optimiser(model, recipe, frozen)
     first = _restore(checkpoint, model, optimiser, device)
     bar = tqdm(range(first, steps), initial=first, total=steps, desc=name, leave=False, mininterval=1)
-    picked = (batch(len(rows), recipe.batch_size, seed, step) for step in bar)
+    if recipe.oversample:
+        assert task.class_column is not None  # the config was refused otherwise
+        classes = labels[:, task.class_column].astype(np.int64)
+        picked = (even_batch(classes, recipe.batch_size, seed, step) for step in bar)
+    else:
+        picked = (batch(len(rows), recipe.batch_size, seed, step) for step in bar)
     for step, (chosen, images) in enumerate(_ahead(pictures, rows, picked), first):
         model.train()
         if frozen:
@@ -89,7 +98,7 @@ def train(
     return model.eval()
 
 
-def _optimiser(model: TaskNetwork, recipe: Recipe, frozen: bool) -> torch.optim.Optimizer:
+def _optimiser(model: TaskNetwork, recipe: Phase, frozen: bool) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = [
         {"params": list(model.head.parameters()), "peak": recipe.head_lr or recipe.lr}
     ]
@@ -102,7 +111,7 @@ def _optimiser(model: TaskNetwork, recipe: Recipe, frozen: bool) -> torch.optim.
     return kind(groups, betas=recipe.betas, **common)
 
 
-def rate(recipe: Recipe, step: int, steps: int) -> float:
+def rate(recipe: Phase, step: int, steps: int) -> float:
     """The factor on the peak learning rates in step number ``step``."""
     warmup = max(1, round(recipe.warmup * steps)) if recipe.warmup else 0
     if step < warmup:
@@ -120,6 +129,32 @@ def batch(count: int, size: int, seed: int, step: int) -> Indices:
         here = positions // count == epoch
         order = np.random.default_rng(np.random.SeedSequence([seed, 0, int(epoch)])).permutation(count)
         picked[here] = order[positions[here] % count]
+    return picked
+
+
+def even_batch(classes: Indices, size: int, seed: int, step: int) -> Indices:
+    """(size,) picture numbers of a step, of each class of (N,) ``classes`` as many, but for the last few.
+
+    The classes come in one random order after another, and each gives its pictures as :func:`batch` does: none comes
+    again before all others of its class did.
+    """
+    positions = np.arange(step * size, (step + 1) * size)
+    kinds, members = np.unique(classes), np.argsort(classes, kind="stable")
+    ends = np.cumsum(np.bincount(np.searchsorted(kinds, classes)))
+    turn, place = np.divmod(positions, len(kinds))
+    which = np.empty(size, dtype=np.int64)
+    for each in np.unique(turn):
+        order = np.random.default_rng(np.random.SeedSequence([seed, 2, int(each)])).permutation(len(kinds))
+        which[turn == each] = order[place[turn == each]]
+    picked = np.empty(size, dtype=np.int64)
+    for kind in np.unique(which):
+        own = members[ends[kind - 1] if kind else 0 : ends[kind]]
+        here = which == kind
+        epoch, index = np.divmod(turn[here], len(own))
+        for number in np.unique(epoch):
+            sequence = np.random.SeedSequence([seed, 3, int(kind), int(number)])
+            order = np.random.default_rng(sequence).permutation(own)
+            picked[np.flatnonzero(here)[epoch == number]] = order[index[epoch == number]]
     return picked
 
 

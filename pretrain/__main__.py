@@ -1,7 +1,8 @@
 """``python -m pretrain CONFIG [key=value ...]``: pretrain a backbone, or go on with one.
 
 ``python -m pretrain import FILE TARGET`` takes over somebody else's weights, ``python -m pretrain export BACKBONE
-TARGET`` writes ours for others; each has its own ``--help``.
+TARGET`` writes ours for others, ``python -m pretrain flops CONFIG`` counts what a step costs; each has its own
+``--help``.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from configs import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Choose by the first word: ``import``, ``export``, or else a run."""
+    """Choose by the first word: ``import``, ``export``, ``flops``, or else a run."""
     words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    action = {"import": _import, "export": _export}.get(words[0] if words else "")
+    action = {"import": _import, "export": _export, "flops": _flops}.get(words[0] if words else "")
     return action(words[1:]) if action else _pretrain(words)
 
 
@@ -88,6 +89,23 @@ def _export(words: Sequence[str]) -> int:
     parser.add_argument("target", type=Path, help=".pth (torchvision, timm), .safetensors (timm) or .onnx")
     parser.add_argument("--figures", type=Path, help="a metrics.json whose figures the card shall show")
     print(export_backbone(**vars(parser.parse_args(words))))
+    return cli.DONE
+
+
+def _flops(words: Sequence[str]) -> int:
+    from pretrain.flops import step_multiply_adds
+    from pretrain.train import PretrainConfig
+
+    parser = argparse.ArgumentParser(
+        prog="python -m pretrain flops",
+        description="Count the multiply-adds a picture in the forward passes of a training step: convolutions, "
+        "matrix products and attention, of all views and networks. Nothing is trained.",
+    )
+    parser.add_argument("config", help="a YAML file, for example configs/pretrain/swav.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for a run")
+    arguments = parser.parse_args(words)
+    config = configs.load(arguments.config, arguments.overrides, schema=PretrainConfig)
+    print(f"{step_multiply_adds(config) / 1e9:.2f} G multiply-adds a picture")
     return cli.DONE
 
 

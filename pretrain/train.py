@@ -142,7 +142,7 @@ class _Run:
         self.batches = Batches(config.data, place, batch_size=config.batch_size, seed=config.seed)
         if place.device.type == "cpu":  # the ranks of a node share its cores
             torch.set_num_threads(place.cores)
-        self.method = _build(config, place)
+        self.method = build(config, place)
         self.shards = self.method.shards()
         trained = [p for p in self.method.parameters() if p.requires_grad]
         self.parameters = [*trained, *self.shards.values()]
@@ -272,7 +272,8 @@ class _Run:
         return F.pad(part, [0, 0] * (part.ndim - 1) + [0, rows - len(part)])
 
 
-def _build(config: PretrainConfig, place: distributed.Ranks) -> Method:
+def build(config: PretrainConfig, place: distributed.Ranks) -> Method:
+    """The method with its first weights, which are a function of the config alone, on the rank's device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         backbone = backbones.start(config.backbone)

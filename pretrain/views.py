@@ -21,7 +21,8 @@ from torch import Tensor
 from configs import Config
 
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop, before it takes the whole picture
-_SLOTS = 2 * _ATTEMPTS + 16  # uniform numbers that one view of one sample uses
+BOX_NUMBERS = 2 * _ATTEMPTS + 2  # uniform numbers that one box uses
+_SLOTS = BOX_NUMBERS + 14  # uniform numbers that one view of one sample uses
 _GREY = (0.299, 0.587, 0.114)  # ITU-R 601 luma, as Pillow and torchvision
 
 
@@ -132,8 +133,8 @@ def draw(
     """Parameters of view number ``view`` for the samples ``index`` (n,)."""
     u = uniforms(seed, epoch, view, index, _SLOTS)
     crop_u, (flip, jitter, grey, blur, sigma), order_u, factor_u = (
-        u[:, : 2 * _ATTEMPTS + 2],
-        u[:, 2 * _ATTEMPTS + 2 : 2 * _ATTEMPTS + 7].T,
+        u[:, :BOX_NUMBERS],
+        u[:, BOX_NUMBERS : BOX_NUMBERS + 5].T,
         u[:, -9:-5],
         u[:, -5:-1],
     )
@@ -147,7 +148,7 @@ def draw(
     )
     smallest, largest = config.blur_sigma
     return ViewParameters(
-        box=_boxes(crop_u, picture_size, crop.scale, config.ratio),
+        box=crop_boxes(crop_u, picture_size, crop.scale, config.ratio),
         flip=flip < config.flip,
         jitter=jitter < config.jitter,
         order=np.argsort(order_u, axis=1, kind="stable"),
@@ -202,13 +203,23 @@ def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
-def _boxes(
+def crop_boxes(
     u: npt.NDArray[np.float64],
     picture_size: tuple[int, int] | torch.Size,
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> npt.NDArray[np.int64]:
-    """Crop boxes as torchvision's RandomResizedCrop draws them: the first attempt that fits, else the whole."""
+    """Crop boxes as torchvision's RandomResizedCrop draws them: the first attempt that fits, else the whole.
+
+    Args:
+        u: (n, BOX_NUMBERS) in [0, 1).
+        picture_size: Height and width, pixels.
+        scale: Range of the crop's share of the picture's area.
+        ratio: Range of its width / height.
+
+    Returns:
+        (n, 4) top, left, height, width in picture pixels.
+    """
     full_h, full_w = picture_size
     area = full_h * full_w * (scale[0] + (scale[1] - scale[0]) * u[:, :_ATTEMPTS])
     log_ratio = np.log(ratio)

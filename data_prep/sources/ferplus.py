@@ -65,6 +65,11 @@ PUBLISHED = {
     "label.csv": {"train": 25_045, "val": 3_191, "test": 3_137},
     "fer2013new.csv": {"train": 25_060, "val": 3_199, "test": 3_153},
 }
+COUNTS = {
+    "train": (8_733, 7_284, 3_022, 3_136, 536, 116, 2_098, 120),
+    "test": (1_083, 892, 382, 394, 86, 16, 269, 15),
+}
+"""Pictures of affectnet.CLASSES 0 to 7 by the votes of label.csv."""
 _log = logging.getLogger(__name__)
 
 
@@ -94,11 +99,24 @@ class FERPlus(Corpus):
 
     @property
     def published(self) -> tuple[Published, ...]:
-        """The pictures of each part that have a majority."""
-        return tuple(
+        """The pictures of each part that have a majority; by the votes of label.csv, those of each class too."""
+        parts = [
             Published(f"pictures of {split}", count, "counted by FERPlus's rule", prefix=f"{split}/")
             for split, count in PUBLISHED[self.config.votes].items()
-        )
+        ]
+        if self.config.votes == "label.csv":
+            parts += [
+                Published(
+                    f"faces of {split}, {CLASSES[number]}",
+                    count,
+                    "SimFLE's counts",
+                    of="faces",
+                    labels={"split": split, "expression": number},
+                )
+                for split, counts in COUNTS.items()
+                for number, count in enumerate(counts)
+            ]
+        return tuple(parts)
 
     def inputs(self) -> pa.Table:
         """The pictures with a majority, and those whose votes are damaged. With two columns more: offset of the

@@ -105,9 +105,15 @@ class SFEW(Corpus):
         if split == "test":
             yield from _pictures(self.root, part, "test", {"expression": None, "split": split})
             return
+        self._warn_of_other_classes(part)
         for folder, name in FOLDERS.items():
             face = {"expression": CLASSES.index(name), "split": split}
             yield from _pictures(self.root, part / folder, f"{split}/{folder}", face)
+
+    def _warn_of_other_classes(self, part: Path) -> None:
+        for other in sorted({entry.name for entry in part.iterdir() if entry.is_dir()} - FOLDERS.keys()):
+            if not other.startswith("."):
+                _log.warning("%s: left out, it is no class; they are %s", part / other, ", ".join(FOLDERS))
 
     def _part(self, part: str) -> Path:
         """The folder of one part. Where there are two of val, it is the new one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +19,7 @@ from data_prep.beton import Beton, read_labels, read_manifest
 from data_prep.files import atomic_write, write_json
 from downstream.config import Mode, ReportConfig
 from downstream.labelled import LabelledSet
-from downstream.reports import figures
+from downstream.reports import figures, pictures
 from downstream.reports.examples import Predictions, labelled_set, strips
 from downstream.reports.tables import (
     Line,
@@ -33,6 +33,7 @@ from downstream.reports.tables import (
     span,
 )
 from downstream.results import Metrics, Results, read_curve, read_metrics
+from downstream.tasks.expression import Expression
 
 SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 4, 12, 72
 HISTOGRAM_BINS = 16
@@ -121,6 +122,7 @@ def _render(cfg: ReportConfig, results: Results) -> str:
         efficiency=figures.label_efficiency(metrics, learnt) if learnt else None,
         strips=list(strips(metrics, labelled, predictions, cfg.examples)),
         plane=_plane(metrics, labelled, predictions),
+        confusions=list(_confusions(metrics, labelled, predictions)),
         pretraining=figures.pretraining(results.pretrain) if results.pretrain else None,
         sheet=_contact_sheet(cfg.pretrain_data) if cfg.pretrain_data else None,
         histogram=figures.face_sizes(results.face_sizes) if results.face_sizes else None,
@@ -134,6 +136,25 @@ def _plane(metrics: Metrics, labelled: LabelledSet, predictions: Predictions) ->
     if values is None:
         return None
     return figures.affect_plane(labelled.labels["affect"][predictions["rows"]], values)
+
+
+def _confusions(
+    metrics: Metrics, labelled: LabelledSet, predictions: Predictions
+) -> Iterator[tuple[Mode, float, str]]:
+    """Mode, share and picture: what the pretrained backbone confuses, with the most labels of each mode."""
+    task = next((task for task in metrics.tasks if isinstance(task, Expression)), None)
+    if task is None:
+        return
+    row, truth = pretrained_rows(metrics)[0], labelled.labels[task.name][predictions["rows"]]
+    for mode in get_args(Mode):
+        shares = {
+            m.fraction for m in metrics.measurements if (m.row, m.task, m.mode) == (row, task.name, mode)
+        }
+        if shares:
+            share = max(shares)
+            guesses = predictions[f"{row}/{task.name}/{mode}/{share:g}"].argmax(axis=1)
+            svg = pictures.confusion(truth[:, 0].astype(int), guesses, task.classes)
+            yield mode, share, "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
 
 
 def _grouped(every: Iterable[Line]) -> list[list[Line]]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from configs import ConfigError
+from configs import ConfigError, load
 from downstream.reports import printed
-from downstream.reports.printed import Printed
+from downstream.reports.printed import Column, Printed
 from downstream.reports.printed.config import PaperTable, TablesConfig
 from downstream.reports.runs import Run, figures_of, open_runs
 from downstream.reports.sheet import Sheet, plain
 from downstream.reports.tables import of_people
+from downstream.results import Data
+from downstream.tasks.task import Array
+from pretrain.flops import step_multiply_adds
+from pretrain.train import PretrainConfig
 
 PRINTED, MEASURED = "printed", "measured here"
 
@@ -38,16 +42,23 @@ def paper_sheet(table: PaperTable) -> Sheet:
     The best figure of a block is bold. A block is what may be compared: printed rows with printed ones, ours with
     ours at the same share of the labels. A cell that was not measured is empty.
     """
-    paper, runs = printed.read(table.printed), open_runs(table.runs)
-    for run in runs:
+    paper = printed.read(table.printed)
+    runs = {name: open_runs(words) for name, words in table.evaluations.items()}
+    for run in (run for of_evaluation in runs.values() for run in of_evaluation):
         _refuse_other_settings(table.printed, paper, run)
     columns = pd.MultiIndex.from_tuples([(column.group, column.title) for column in paper.columns])
     if not any(column.group for column in paper.columns):
         columns = columns.get_level_values(1)
-    measured = list(_measured_lines(paper, figures_of(runs)))
+    figures = {name: figures_of(of_evaluation) for name, of_evaluation in runs.items()}
+    measured = list(
+        _lines_across(paper, figures, _costs(paper, table.pretraining))
+        if paper.evaluations
+        else _measured_lines(paper, figures[""])
+    )
     if not measured:
+        folder = next(iter(table.evaluations.values()))[0]
         raise ConfigError(
-            f"tables: {table.runs[0]} measures nothing of {table.printed}; take the table or the run out"
+            f"tables: {folder} measures nothing of {table.printed}; take the table or the run out"
         )
     lines = [*_printed_lines(paper), *measured]
     if paper.by_share:
@@ -55,14 +66,21 @@ def paper_sheet(table: PaperTable) -> Sheet:
     index = pd.MultiIndex.from_tuples(
         [key for key, _, _ in lines], names=["Labels", "Figures", paper.rows_are]
     )
+    if paper.evaluations:  # the columns say at which share
+        index = index.droplevel("Labels")
+    digits = [paper.digits if column.digits is None else column.digits for column in paper.columns]
     values = pd.DataFrame(np.array([line for _, line, _ in lines]), index, columns)
     spread = pd.DataFrame(np.array([line for _, _, line in lines]), index, columns)
-    better = [column.better or paper.better for column in paper.columns]
+    better = [None if column.cost else column.better or paper.better for column in paper.columns]
     return Sheet(
         caption=_caption(paper, runs),
         values=values,
-        text=plain(values, paper.digits),
-        bold=_best(values.round(paper.digits), better, [_block(paper, key) for key, _, _ in lines]),
+        text=plain(values, digits),
+        bold=_best(
+            values.round(dict(zip(columns, digits, strict=True))),
+            better,
+            [_block(paper, key) for key, _, _ in lines],
+        ),
         notes=paper.notes,
         more={"std": spread},
     )
@@ -113,6 +131,43 @@ def _cells(paper: Printed, figures: pd.DataFrame) -> list[float]:
     return [_mean(rest) if c.average else cell for cell, c in zip(cells, paper.columns, strict=True)]
 
 
+def _lines_across(
+    paper: Printed, figures: Mapping[str, pd.DataFrame], costs: Mapping[str, float]
+) -> Iterator[Line]:
+    """A line an initialisation, whose cells are from several evaluations; each is the mean of its own seeds."""
+    kept = {
+        name: frame[(frame["task"] == paper.task) & ~frame["repeated"]] for name, frame in figures.items()
+    }
+    for row in dict.fromkeys(row for frame in kept.values() for row in frame["row"]):
+        cells = [
+            np.array([costs.get(row, np.nan)]) if column.cost else _seeds(column, kept.get(column.of), row)
+            for column in paper.columns
+        ]
+        if any(len(cell) for cell, column in zip(cells, paper.columns, strict=True) if not column.cost):
+            values = [float(np.mean(cell)) if len(cell) else np.nan for cell in cells]
+            spread = [float(np.std(cell, ddof=1)) if len(cell) > 1 else np.nan for cell in cells]
+            yield (1.0, MEASURED, row), values, spread
+
+
+def _seeds(column: Column, figures: pd.DataFrame | None, row: str) -> Array:
+    """(S,) the figures of a column in the runs of its evaluation; none where it was not measured."""
+    if figures is None:
+        return np.zeros(0)
+    wanted = {"row": row, "mode": column.mode, "fraction": column.share}
+    wanted |= {"metric": column.metric, "subset": column.subset}
+    chosen = np.logical_and.reduce([figures[field] == value for field, value in wanted.items()])
+    return np.asarray(figures["value"][chosen], np.float64)
+
+
+def _costs(paper: Printed, pretraining: Mapping[str, str]) -> dict[str, float]:
+    """Row -> G multiply-adds a picture."""
+    if pretraining and not any(column.cost for column in paper.columns):
+        raise ConfigError(f"tables: {paper.title} has no column of costs; take 'pretraining' out")
+    return {
+        row: step_multiply_adds(load(path, schema=PretrainConfig)) / 1e9 for row, path in pretraining.items()
+    }
+
+
 def _mean(cells: Sequence[float]) -> float:
     """Of all cells; NaN if one is missing: the mean of fewer units is another figure."""
     return float(np.mean(cells))
@@ -123,31 +178,42 @@ def _block(paper: Printed, key: tuple[float, str, str]) -> tuple[object, ...]:
     return (origin, share) if paper.by_share or origin == MEASURED else (origin,)
 
 
-def _best(shown: pd.DataFrame, better: Sequence[str], blocks: Sequence[tuple[object, ...]]) -> pd.DataFrame:
+def _best(
+    shown: pd.DataFrame, better: Sequence[str | None], blocks: Sequence[tuple[object, ...]]
+) -> pd.DataFrame:
     """The best of each block and column; of rounded figures, so that what reads alike stands out alike."""
     bold = pd.DataFrame(False, shown.index, shown.columns)
     for block in dict.fromkeys(blocks):
         lines = [i for i, other in enumerate(blocks) if other == block]
         for j, direction in enumerate(better):
             cells = shown.iloc[lines, j]
-            if cells.count() > 1:
+            if direction and cells.count() > 1:
                 best = cells.min() if direction == "lower" else cells.max()
                 bold.iloc[lines, j] = (cells == best).to_numpy()
     return bold
 
 
-def _caption(paper: Printed, runs: Sequence[Run]) -> str:
-    data = runs[0].metrics.data
+def _caption(paper: Printed, runs: Mapping[str, Sequence[Run]]) -> str:
     block = (
         "a share of the labels" if paper.by_share else "the printed rows, or of ours at a share of the labels"
     )
-    text = (
-        f"{paper.title}. Printed: {paper.source}. Measured here: {data.test_pictures} test pictures"
-        f"{of_people(data.test_identities)}, trained on up to {data.train_pictures} others."
+    if paper.evaluations:
+        block = "the printed rows, or of ours"
+    measured = ", ".join(
+        _measured(name, of_evaluation[0].metrics.data) for name, of_evaluation in runs.items()
     )
-    if data.synthetic:
+    text = f"{paper.title}. Printed: {paper.source}. Measured here: {measured}."
+    if any(run.metrics.data.synthetic for of_evaluation in runs.values() for run in of_evaluation):
         text += (
             " Synthetic faces: what was measured here is of rendered faces, not of the data in the title, and cannot "
             "be compared with what is printed."
         )
     return f"{text} Bold: the best of {block}, printed and measured apart. An empty cell was not measured."
+
+
+def _measured(name: str, data: Data) -> str:
+    """What an evaluation was measured on."""
+    return f"{name} " * bool(name) + (
+        f"{data.test_pictures} test pictures{of_people(data.test_identities)}, trained on up to "
+        f"{data.train_pictures} others"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,13 +127,18 @@ class Sheet:
         return styler
 
 
-def plain(values: pd.DataFrame, digits: int) -> pd.DataFrame:
-    """The text of numbers with so many decimals, with a real minus sign; "" where there is none."""
+def plain(values: pd.DataFrame, digits: int | Sequence[int]) -> pd.DataFrame:
+    """The text of numbers with so many decimals, or so many in each column, and a real minus sign; "" where there is
+    none.
+    """
 
-    def text(value: float) -> str:
-        return "" if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"  # -0.0 + 0.0 is 0.0
+    def text(value: float, count: int) -> str:
+        shown = "" if math.isnan(value) else f"{round(value, count) + 0.0:.{count}f}"  # -0.0 + 0.0 is 0.0
+        return shown.replace("-", "\N{MINUS SIGN}")
 
-    return values.map(lambda value: text(value).replace("-", "\N{MINUS SIGN}"))
+    each = [digits] * values.shape[1] if isinstance(digits, int) else digits
+    rows = [[text(value, count) for value, count in zip(row, each, strict=True)] for row in values.to_numpy()]
+    return pd.DataFrame(rows, values.index, values.columns, dtype=object)
 
 
 def _escaped(frame: pd.DataFrame, escape: Callable[[str], str], cell: Callable[[str], str]) -> pd.DataFrame:

@@ -39,6 +39,11 @@ class Affect(Task):
     class are left out."""
 
     @property
+    def class_column(self) -> int | None:
+        """The one after valence and arousal."""
+        return 2 if self.classes else None
+
+    @property
     def title(self) -> str:
         """Valence and arousal."""
         return f"Valence, arousal, {self.classes} expressions" if self.classes else "Valence and arousal"

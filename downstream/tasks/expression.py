@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 from scipy.special import softmax
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from configs import ConfigError
@@ -32,6 +32,15 @@ class Expression(Task):
     name: Literal["expression"] = "expression"
     classes: tuple[str, ...] = Field(default=EXPRESSIONS, min_length=2)
     """Their names, in the order of the set's indices."""
+
+    standardise: bool = True
+    """Whether a batch norm without parameters stands before the linear layer; without it the layer sees the features
+    as they are."""
+
+    @property
+    def class_column(self) -> int:
+        """The only one."""
+        return 0
 
     @property
     def title(self) -> str:
@@ -75,7 +84,21 @@ class Expression(Task):
 
     def head(self, widths: Sequence[int], labels: Array) -> LinearHead:
         """One linear layer."""
-        return ClassHead(widths[-1], labels, len(self.classes))
+        return ClassHead(widths[-1], labels, len(self.classes), self.standardise)
+
+    def take_over(self, head: dict[str, Tensor], other: Task) -> dict[str, Tensor]:
+        """The outputs of its classes, by their names; others of the head are dropped."""
+        if not isinstance(other, Expression) or other.standardise != self.standardise:
+            raise ConfigError(
+                f"the head is of {other.name} with another 'standardise'; give both tasks the same"
+            )
+        if strange := [name for name in self.classes if name not in other.classes]:
+            raise ConfigError(
+                f"the head does not know the class {strange[0]}; take one of {other.title} with it"
+            )
+        rows = [other.classes.index(name) for name in self.classes]
+        by_class = {"mean", "scale", "linear.weight", "linear.bias"}
+        return {name: values[rows] if name in by_class else values for name, values in head.items()}
 
     def statistics(self, prediction: Array, truth: Array) -> Array:
         """(N, C) scores, (N, 1) classes -> (N, 2 C): for each class whether it is the true one, and hit."""
@@ -115,10 +138,15 @@ class ClassHead(LinearHead):
         width: Channels of the last stage.
         labels: (N, 1) classes of the training pictures.
         classes: C.
+        standardise: Whether a batch norm stands before the layer.
     """
 
-    def __init__(self, width: int, labels: NDArray[np.float64], classes: int) -> None:
+    def __init__(
+        self, width: int, labels: NDArray[np.float64], classes: int, standardise: bool = True
+    ) -> None:
         super().__init__(width, np.zeros((1, classes)))
+        if not standardise:
+            self.norm = nn.Identity()
         counts = np.bincount(labels[:, 0].astype(np.int64), minlength=classes)
         self.mean = torch.from_numpy(np.log((counts + 1) / (counts.sum() + classes)).astype(np.float32))
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from configs import Config, ConfigError
 from downstream.heads import Head, LinearHead
@@ -88,6 +89,38 @@ class Task(Config, ABC):
     def reduce(self, means: Array) -> Array:
         """(..., S) means of the statistics -> (..., M) metrics; by default the means are the metrics."""
         return means
+
+    @property
+    def class_column(self) -> int | None:
+        """Which of the D label columns holds the number of a class; None: none does."""
+        return None
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Refuse a recipe that its labels cannot follow.
+
+        Raises:
+            ValueError: saying which setting.
+        """
+        moves = type(self).move is not Task.move
+        if moves and any(phase.augmentation.crop for phase in recipe.phases):
+            raise ValueError(
+                f"recipe.augmentation.crop: the labels of {self.name} are places or angles in the picture; leave it "
+                "out and use scale and shift"
+            )
+        if self.class_column is None and any(phase.oversample for phase in recipe.phases):
+            raise ValueError(
+                f"recipe.oversample: {self.name} has no classes to draw equally often; leave it out"
+            )
+
+    def take_over(self, head: dict[str, Tensor], other: Task) -> dict[str, Tensor]:
+        """The weights of another task's head, as this task's head takes them.
+
+        Raises:
+            ConfigError: it has another form.
+        """
+        if self.model_dump(exclude={"recipe"}) != other.model_dump(exclude={"recipe"}):
+            raise ConfigError(f"the head is of {other.name} with other settings; give both tasks the same")
+        return head
 
     def usable(self, labels: Array) -> NDArray[np.bool_]:
         """(N,) which pictures can be learnt from and tested on: by default those of which everything is known."""

@@ -129,7 +129,18 @@ def test_whose_votes_count(root: Path) -> None:
         "test/fer0000005.png": "fear",
     }
     assert classes(source(root, votes="fer2013new.csv"))["train/fer0000000.png"] == "neutral"
-    assert [figure.count for figure in source(root).published] == [25_045, 3_191, 3_137]
+    published = source(root).published
+    assert [figure.count for figure in published if figure.of == "pictures"] == [25_045, 3_191, 3_137]
+    by_class = {
+        split: [figure.count for figure in published if figure.labels.get("split") == split]
+        for split in ("train", "test")
+    }
+    assert {split: (len(counts), sum(counts)) for split, counts in by_class.items()} == {
+        "train": (8, 25_045),
+        "test": (8, 3_137),
+    }
+    (fear,) = (figure for figure in published if figure.what == "faces of test, fear")
+    assert (fear.count, CLASSES[fear.labels["expression"]]) == (86, "fear")
     new = source(root, votes="fer2013new.csv").published
     assert [(figure.prefix, figure.count) for figure in new] == [
         ("train/", 25_060),

@@ -92,6 +92,14 @@ def test_other_files_are_no_pictures(root: Path) -> None:
     assert len(found(source(root))) == 9
 
 
+def test_a_folder_that_is_no_class_is_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    picture(root / "Train/Train_Aligned_Faces/Contempt/a.png")
+    with caplog.at_level(logging.WARNING):
+        assert len(found(source(root))) == 9
+    (message,) = (message for message in caplog.messages if "no class" in message)
+    assert "Train_Aligned_Faces/Contempt: left out" in message
+
+
 def test_counts_and_missing_parts(root: Path, tmp_path: Path) -> None:
     assert [sum(counts.values()) for counts in COUNTS.values()] == [891, 431]
     figures = {figure.what: figure.count for figure in source(root, splits=("val", "test")).published}

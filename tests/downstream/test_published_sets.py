@@ -6,6 +6,8 @@ The corpora are tiny and rendered; what they have in common with the real ones i
 from __future__ import annotations
 
 import json
+import shlex
+import string
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +21,10 @@ from data_prep.sources.affectnet import CLASSES
 from downstream import matrix
 from downstream.config import DownstreamConfig
 from downstream.evaluate import evaluate
+from downstream.model import load_model
 from downstream.recipe import Recipe
+from downstream.reports.papers import write_tables
+from downstream.reports.printed.config import TablesConfig
 from downstream.results import Metrics
 from downstream.tasks.expression import Expression
 from tests.downstream import corpora
@@ -243,6 +248,96 @@ def test_expressions(
         assert ours.startswith(theirs[:3])
     assert sorted({face["expression"] for face in faces}) == list(range(len(task.classes)))
     assert {f"accuracy_{word}" for word in task.classes} < {m.metric for m in metrics.measurements}
+
+
+def documented() -> list[list[str]]:
+    """The words after 'python -m downstream' of the commands that docs/downstream.md has for SimFLE's tables."""
+    text = (ROOT / "docs/downstream.md").read_text()
+    block = next(part for part in text.split("```") if "SEVEN=" in part)
+    variables, commands = {}, []
+    for line in filter(None, map(str.strip, block.splitlines())):
+        words = shlex.split(line)
+        if words[0] == "python":
+            filled = [string.Template(word).substitute(variables) for word in words[3:]]
+            # As a shell does: a variable that is not in quotes is several words.
+            bare = {f"${name}": value.split() for name, value in variables.items() if name == "EVEN"}
+            commands.append(
+                [
+                    part
+                    for word, whole in zip(words[3:], filled, strict=True)
+                    for part in bare.get(word, [whole])
+                ]
+            )
+        else:
+            name, _, value = words[0].partition("=")
+            variables[name] = value
+    return commands
+
+
+def test_the_documented_commands_make_the_runs_of_the_tables() -> None:
+    *commands, (action, tables) = documented()
+    assert action == "tables"
+    made = {}
+    for path, *overrides in commands:
+        cfg = load(ROOT / path, overrides, schema=DownstreamConfig)
+        made[cfg.output] = cfg
+    wanted = load(ROOT / tables, schema=TablesConfig)
+    named = {run for table in wanted.tables for runs in table.evaluations.values() for run in runs}
+    assert named == made.keys()
+    heads = {path for cfg in made.values() for path in cfg.heads.values()}
+    for path in heads:
+        run = made[str(Path(path).parents[1])]
+        assert run.keep_models
+        assert run.modes == ("frozen",)
+        assert Path(path).name.removesuffix("-expression-frozen-1.safetensors") in {
+            row.name for row in run.initialisations
+        }
+    assert {Path(output).name for output, cfg in made.items() if cfg.heads} == {
+        "simfle_rafdb",
+        "simfle_sfew",
+        "simfle_ferplus",
+    }
+    for output, cfg in made.items():
+        (task,) = cfg.tasks
+        assert isinstance(task, Expression)
+        assert len(task.classes) == (7 if output.endswith(("7", "rafdb", "sfew")) else 8)
+        assert all(phase.oversample == ("oversample" in output) for phase in cfg.recipe.phases)
+
+
+def test_simfles_tables_from_the_corpora(
+    prepared: Callable[..., Path], backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The documented commands themselves on the tiny corpora, one step of each training."""
+    monkeypatch.chdir(tmp_path)
+    for corpus in ("affectnet", "rafdb", "ferplus", "sfew"):
+        made = prepared(corpus, corpus)
+        (tmp_path / f"runs/data/{corpus}").mkdir(parents=True)
+        for suffix in (".beton", ".json", ".parquet"):
+            (tmp_path / f"runs/data/{corpus}/set{suffix}").write_bytes(made.with_suffix(suffix).read_bytes())
+    (tmp_path / "runs/pretrain/simfle").mkdir(parents=True)
+    (tmp_path / "runs/pretrain/simfle/backbone.safetensors").write_bytes(backbone.read_bytes())
+    *commands, (_, tables) = documented()
+    for path, *overrides in commands:
+        words = [*overrides, *(word for word in SHORT if "fractions" not in word and "modes" not in word)]
+        words += ["fractions=[1.0,0.1]"] if "semi" in path else []
+        if "finetune" in path:
+            words += [
+                word.replace("recipe.", "recipe.head_first.") for word in words if word[:7] == "recipe."
+            ]
+        evaluate(
+            load(
+                ROOT / path, [w for w in words if ".head_first.head_first" not in w], schema=DownstreamConfig
+            )
+        )
+    for name, sheet in write_tables(load(ROOT / tables, schema=TablesConfig)).items():
+        ours = sheet.values.loc["measured here"]
+        assert list(ours.index) == ["pretrained", "random"]
+        without = [column for column in ours if ours[column].isna().any()]
+        empty = {"simfle": ["AN-8 1 %", "AN-7 1 %"], "simfle_supervised": []}.get(name, ["FLOPs, G"])
+        assert [column[-1] if isinstance(column, tuple) else column for column in without] == empty
+        assert "Synthetic" not in sheet.caption
+    header = load_model("runs/downstream/simfle_linear7/models/pretrained-expression-frozen-1.safetensors")[1]
+    assert json.loads(header["task"])["classes"] == ["neutral", *Expression().classes[1:7]]
 
 
 # --- the files -----------------------------------------------------------------------------------------------

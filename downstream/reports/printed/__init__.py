@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from configs import Config, load
+from downstream.config import Mode
 
 FOLDER = Path(__file__).parent
 
@@ -31,11 +32,23 @@ class Column(Config):
     """Direction of improvement; null: the table's."""
     average: bool = False
     """The mean of all other columns; ours is computed from ours, and only if none is missing."""
+    cost: bool = False
+    """G multiply-adds a picture of a pretraining step, see :mod:`pretrain.flops`."""
+    of: str = ""
+    """Which of the table's evaluations it is taken from, where the table is of several."""
+    mode: Mode | None = None
+    """In such a table: linear, frozen or finetune."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """In such a table: share of the training labels."""
+    digits: int | None = Field(default=None, ge=0)
+    """Decimals, as printed; null: the table's."""
 
     @model_validator(mode="after")
     def _is_measured_or_computed(self) -> Column:
-        if self.average == (self.metric is not None):
-            raise ValueError(f"column {self.title}: give it either a metric or average: true")
+        if self.average + self.cost + (self.metric is not None) != 1:
+            raise ValueError(f"column {self.title}: give it either a metric or average: true or cost: true")
+        if bool(self.of) != (self.mode is not None):
+            raise ValueError(f"column {self.title}: 'of' and 'mode' belong together; give it both or none")
         return self
 
 
@@ -44,8 +57,8 @@ class PrintedRow(Config):
 
     name: str
     """As printed."""
-    share: float = Field(gt=0, le=1)
-    """Share of the training labels."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the training labels, where the columns do not say it."""
     values: tuple[float | None, ...]
     """A value a column, as printed; null where the paper has none."""
 
@@ -77,6 +90,17 @@ class Printed(Config):
     """From top to bottom."""
     notes: tuple[str, ...] = ()
     """What a reader has to know, and where the paper contradicts itself."""
+
+    @property
+    def evaluations(self) -> tuple[str, ...]:
+        """What its columns are taken from, where these are several evaluations; otherwise nothing."""
+        return tuple(dict.fromkeys(column.of for column in self.columns if column.of))
+
+    @model_validator(mode="after")
+    def _all_columns_of_evaluations_or_none(self) -> Printed:
+        if self.evaluations and any(column.metric and not column.of for column in self.columns):
+            raise ValueError("columns: some say 'of' and some do not; give it to every column with a metric")
+        return self
 
     @model_validator(mode="after")
     def _rectangular(self) -> Printed:

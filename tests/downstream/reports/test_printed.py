@@ -27,10 +27,13 @@ def averages(table: Printed) -> dict[str, tuple[float, float]]:
 
 
 def test_every_table_is_read() -> None:
-    assert printed.names() == ["300w", "affectnet", "aflw", "bp4d", "cofw", "disfa", "wflw"]
-    for name in printed.names():
-        table = printed.read(name)
-        assert all(value is not None for row in table.rows for value in row.values)
+    simfle = ["simfle", "simfle_contrastive", "simfle_parts", "simfle_supervised"]
+    assert printed.names() == ["300w", "affectnet", "aflw", "bp4d", "cofw", "disfa", *simfle, "wflw"]
+    empty = {
+        name: sum(value is None for row in printed.read(name).rows for value in row.values)
+        for name in printed.names()
+    }
+    assert {name: count for name, count in empty.items() if count} == {"simfle": 8, "simfle_supervised": 13}
 
 
 @pytest.mark.parametrize(
@@ -90,6 +93,52 @@ def test_columns_are_metrics_that_exist(name: str) -> None:
             assert metrics[column.metric].better == (column.better or table.better)
 
 
+def cells(name: str) -> dict[str, dict[str, float | None]]:
+    """row -> heading -> figure."""
+    table = printed.read(name)
+    headings = [f"{column.group} {column.title}".strip() for column in table.columns]
+    return {row.name: dict(zip(headings, row.values, strict=True)) for row in table.rows}
+
+
+def test_simfle_is_the_best_self_supervised_method_in_every_setup() -> None:
+    """'In all evaluation setups, SimFLE outperforms other self-supervised methods', and the supervised ones here."""
+    table = cells("simfle")
+    for heading, ours in table["SimFLE (ours)"].items():
+        others = [row[heading] for name, row in table.items() if name != "SimFLE (ours)"]
+        assert ours > max(value for value in others if value is not None), heading
+
+
+def test_the_ablations_of_simfle_are_rows_of_its_table_1() -> None:
+    table, parts, others = cells("simfle"), cells("simfle_parts"), cells("simfle_contrastive")
+    one = {name: row["Linear, AN-8"] for name, row in parts.items()}
+    assert one["(a) GFL"] == table["BYOL"]["Linear AN-8"]
+    assert one["(d) GFL, FFL, semantic masking, distillation"] == table["SimFLE (ours)"]["Linear AN-8"]
+    for name in ("SimSiam", "MoCo", "MoCov2", "SimCLR"):
+        for heading in ("Linear AN-8", "Linear AN-7"):
+            assert others[name][heading] == table[name][heading]
+            assert others[f"SimFLE {name}"][heading] > others[name][heading]  # as the text says
+
+
+def test_what_the_notes_say_of_the_costs() -> None:
+    costs = {name: row["FLOPs, G"] for name, row in cells("simfle_contrastive").items()}
+    added = {name: round(costs[f"SimFLE {name}"] - costs[name], 1) for name in costs if "SimFLE" not in name}
+    assert added == {"SimSiam": 3.6, "MoCo": 3.6, "MoCov2": 3.5, "SimCLR": 3.6}
+    parts = [row["FLOPs, G"] for row in cells("simfle_parts").values()]
+    assert {round(value - parts[0], 1) for value in parts[1:]} == {3.6}
+    assert any("3.6 G" in note for note in printed.read("simfle_contrastive").notes)
+
+
+def test_the_same_figures_stand_in_both_comparisons_but_for_oversampling() -> None:
+    ours, table = cells("simfle")["SimFLE (ours)"], cells("simfle_supervised")["SimFLE ResNet-50"]
+    for name in ("RAF-DB", "FERPlus", "SFEW"):
+        assert ours[f"Transfer {name}"] == table[name]
+    (note,) = printed.read("simfle_supervised").notes
+    for name in ("AN-8", "AN-7"):
+        assert f"{table[name]:.2f}" in note
+        assert f"{ours[f'Fine-tuning {name}']:.2f}" in note
+        assert table[name] > ours[f"Fine-tuning {name}"]
+
+
 def test_a_table_that_is_no_table_is_refused(tmp_path: Path) -> None:
     text = (printed.FOLDER / "cofw.yaml").read_text()
     (tmp_path / "short.yaml").write_text(text.replace("[3.45, 0.20]", "[3.45]"))
@@ -98,6 +147,14 @@ def test_a_table_that_is_no_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "both.yaml").write_text(text.replace("metric: failures", "metric: failures, average: true"))
     with pytest.raises(ConfigError, match="either a metric or average"):
         load(tmp_path / "both.yaml", schema=Printed)
+    text = (printed.FOLDER / "simfle_parts.yaml").read_text()
+    (tmp_path / "mode.yaml").write_text(text.replace("mode: frozen, ", ""))
+    with pytest.raises(ConfigError, match="'of' and 'mode' belong together"):
+        load(tmp_path / "mode.yaml", schema=Printed)
+    text = (printed.FOLDER / "simfle_contrastive.yaml").read_text()
+    (tmp_path / "some.yaml").write_text(text.replace("of: linear7, mode: frozen, ", ""))
+    with pytest.raises(ConfigError, match="some say 'of' and some do not"):
+        load(tmp_path / "some.yaml", schema=Printed)
 
 
 def test_a_config_with_an_unknown_table_is_refused(tmp_path: Path) -> None:
@@ -108,6 +165,20 @@ def test_a_config_with_an_unknown_table_is_refused(tmp_path: Path) -> None:
         "output: out\ntables:\n  - {printed: disfa, runs: [a]}\n  - {printed: disfa, runs: [b]}\n"
     )
     with pytest.raises(ConfigError, match="two are called 'disfa'"):
+        load(tmp_path / "tables.yaml", schema=TablesConfig)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("{printed: simfle_parts, runs: [a]}", "simfle_parts needs a mapping of linear8 to run directories"),
+        ("{printed: disfa, runs: {linear8: [a]}}", "runs: disfa needs a list of run directories"),
+        ("{printed: simfle_parts, runs: {sfew: [a]}}", "simfle_parts has no 'sfew'; it has linear8"),
+    ],
+)
+def test_runs_must_be_those_of_the_table(table: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "tables.yaml").write_text(f"output: out\ntables:\n  - {table}\n")
+    with pytest.raises(ConfigError, match=message):
         load(tmp_path / "tables.yaml", schema=TablesConfig)
 
 
