@@ -202,7 +202,8 @@ def test_every_part_is_its_equation(name: str) -> None:
         pair = twin.global_head(features).detach().numpy().reshape(2, BATCH, -1)
         expected["distillation"] = expected_distillation(np.stack([*pair, fine]), variant)
 
-    assert set(parts) == {*expected, "feature_std", "effective_rank"}
+    of_gfl = {"feature_std", "effective_rank", "embedding_std", "embedding_rank"}
+    assert set(parts) == {*expected, *of_gfl}
     for key, value in expected.items():
         assert parts[key] == pytest.approx(value, abs=1e-6), key
         assert abs(value) > 1e-4, f"{key}: nothing to tell"
