@@ -33,7 +33,7 @@ before them, for sources that are lists of addresses (flickr, imdb_face); it alo
 
 pictures out of videos, sets out of sets (each has its own --help):
   frames    videos to a folder of pictures each
-  subset    some rows of a set at random, as a file of row numbers
+  subset    some rows of a set, by a label or at random, as a file of row numbers
   union     the crops of several runs as one set
 
 on finished runs (each has its own --help):

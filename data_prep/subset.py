@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,18 @@ import pydantic
 from numpy.typing import NDArray
 
 from configs import ConfigError
-from data_prep.beton import read_manifest
+from data_prep.beton import read_labels, read_manifest
 from data_prep.files import atomic_write, write_json
 
 ABOUT = """\
-Draw rows of a set at random and write their numbers, sorted, as a .npy of int64, and beside it a .npy.json that says
-which set they are of. Pretraining takes the file as data.rows. The pictures are not copied.
+Choose rows of a set by a label, draw some at random, or both. Their numbers are written, sorted, as a .npy of int64,
+and beside it a .npy.json that says which set they are of. Pretraining takes the file as data.rows. The pictures are
+not copied.
 
 examples:
   python -m data_prep subset runs/data/vggface2/set.beton runs/data/vggface2/small.npy --count 1000000
   python -m data_prep subset runs/data/mine/set.beton runs/data/mine/tenth.npy --share 0.1 --seed 1
+  python -m data_prep subset runs/data/affectnet/set.beton runs/data/affectnet/train.npy --where split=train
 """
 
 
@@ -33,6 +35,8 @@ class Subset(pydantic.BaseModel):
     """SHA-256 of the .beton."""
     count: int
     seed: int
+    where: dict[str, str] = {}
+    """Columns of set.parquet and the value that a row has there."""
 
 
 def draw(total: int, count: int, seed: int) -> NDArray[np.int64]:
@@ -41,30 +45,56 @@ def draw(total: int, count: int, seed: int) -> NDArray[np.int64]:
     return np.sort(order[:count]).astype(np.int64)
 
 
-def write_subset(beton: Path, out: Path, *, seed: int, count: int | None, share: float | None) -> Subset:
-    """Draw ``count`` rows, or the ``share`` of all, of the set ``beton`` and write them to ``out``.
+def write_subset(
+    beton: Path,
+    out: Path,
+    *,
+    seed: int,
+    count: int | None = None,
+    share: float | None = None,
+    where: Mapping[str, str] | None = None,
+) -> Subset:
+    """Write ``count`` rows, or the ``share``, of those ``where`` columns have these values; by default all of them.
 
     Raises:
-        ConfigError: there is no such set, it has fewer rows, or ``out`` holds other ones.
+        ConfigError: there is no such set or column, it has fewer rows, or ``out`` holds other ones.
     """
     manifest = read_manifest(beton)
     if share is not None and not 0 < share <= 1:
         raise ConfigError(f"share: {share} is not above 0 and up to 1")
-    wanted = count if count is not None else round((share or 0) * manifest.count)
-    if not 0 < wanted <= manifest.count:
-        raise ConfigError(f"{beton}: {wanted} rows of {manifest.count} cannot be drawn; give another number")
+    candidates = _rows_where(beton, where) if where else np.arange(manifest.count)
+    total = len(candidates)
+    wanted = count if count is not None else round((1 if share is None else share) * total)
+    if not 0 < wanted <= total:
+        raise ConfigError(f"{beton}: {wanted} rows of {total} cannot be drawn; give another number")
     if out.suffix != ".npy":
         raise ConfigError(f"{out}: give a name that ends in .npy")
-    rows = draw(manifest.count, wanted, seed)
-    note = Subset(set=manifest.sha256, count=wanted, seed=seed)
+    rows = candidates[draw(total, wanted, seed)]
+    note = Subset(set=manifest.sha256, count=wanted, seed=seed, where=dict(where or {}))
     if out.exists():
         if read_note(out) == note and np.array_equal(np.load(out, allow_pickle=False), rows):
             return note
         raise ConfigError(f"{out}: holds other rows; give another name, or remove it")
-    write_json(_note_path(out), note.model_dump())
+    write_json(_note_path(out), note.model_dump(exclude_defaults=True))
     with atomic_write(out) as file:
         np.save(file, rows)
     return note
+
+
+def _rows_where(beton: Path, where: Mapping[str, str]) -> NDArray[np.int64]:
+    """The rows whose labels, as text, are these."""
+    table = read_labels(beton)
+    chosen = np.ones(len(table), np.bool_)
+    for column, value in where.items():
+        if column not in table.column_names:
+            known = ", ".join(table.column_names)
+            raise ConfigError(f"--where {column}: {beton} has no such label (known: {known})")
+        found = [str(each) for each in table[column].to_pylist()]
+        if value not in found:
+            some = ", ".join(sorted(set(found))[:8])
+            raise ConfigError(f"--where {column}={value}: no row of {beton} has it (there are: {some})")
+        chosen &= np.array(found) == value
+    return np.flatnonzero(chosen)
 
 
 def read_note(rows: Path) -> Subset | None:
@@ -87,12 +117,24 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("set", type=Path, metavar="SET.beton")
     parser.add_argument("out", type=Path, metavar="OUT.npy")
-    size = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="only rows with this label; may be given several times",
+    )
+    size = parser.add_mutually_exclusive_group()
     size.add_argument("--count", type=int, help="rows")
-    size.add_argument("--share", type=float, help="of all rows, above 0 and up to 1")
+    size.add_argument("--share", type=float, help="of these rows, above 0 and up to 1")
     parser.add_argument("--seed", type=int, default=0, help="another one draws other rows [0]")
     args = parser.parse_args(argv)
     if args.seed < 0:
         parser.error("--seed: give a whole number from 0")
-    note = write_subset(args.set, args.out, seed=args.seed, count=args.count, share=args.share)
+    if not (args.where or args.count is not None or args.share is not None):
+        parser.error("give --where, --count or --share")
+    if bad := [each for each in args.where if "=" not in each]:
+        parser.error(f"--where {bad[0]}: write COLUMN=VALUE")
+    where = dict(each.split("=", 1) for each in args.where)
+    note = write_subset(args.set, args.out, seed=args.seed, count=args.count, share=args.share, where=where)
     print(f"{args.out}: {note.count:,} rows of {args.set}")

@@ -7,6 +7,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -105,3 +107,46 @@ def test_a_set_that_is_not_whole_is_refused(beton: Path, tmp_path: Path) -> None
     (tmp_path / "set.beton").write_bytes(beton.read_bytes())
     with pytest.raises(ConfigError, match=r"set\.json: no such file"):
         write_subset(tmp_path / "set.beton", tmp_path / "few.npy", seed=0, count=5, share=None)
+
+
+def test_rows_are_chosen_by_their_labels(
+    beton: Path, tmp_path: Path, command: Callable[..., CompletedProcess[str]]
+) -> None:
+    for suffix in (".beton", ".json"):
+        (tmp_path / f"set{suffix}").symlink_to(beton.with_suffix(suffix))
+    split = ["train" if i % 5 else "test" for i in range(ROWS)]
+    columns = {
+        "split": split,
+        "expression": [i % 2 for i in range(ROWS)],
+        "glasses": [i < 25 for i in range(ROWS)],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "set.parquet")
+    own, out = tmp_path / "set.beton", tmp_path / "train.npy"
+    words = [
+        "subset",
+        own,
+        out,
+        "--where",
+        "split=train",
+        "--where",
+        "expression=1",
+        "--where",
+        "glasses=True",
+    ]
+    result = command(*words)
+    assert result.returncode == 0, result.stderr
+    wanted = [i for i in range(25) if i % 5 and i % 2]
+    assert np.load(out).tolist() == wanted
+    note = json.loads((tmp_path / "train.npy.json").read_text())
+    assert note["where"] == {"split": "train", "expression": "1", "glasses": "True"}
+    write_subset(own, tmp_path / "half.npy", seed=0, share=0.5, where={"split": "train"})
+    half = np.load(tmp_path / "half.npy")
+    assert len(half) == 20
+    assert (half % 5).all()
+    for where, message in (
+        ({"sex": "f"}, r"--where sex: .* has no such label \(known: split, expression, glasses"),
+        ({"split": "val"}, r"--where split=val: no row .* \(there are: test, train\)"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            write_subset(own, tmp_path / "no.npy", seed=0, where=where)
+    assert command("subset", own, tmp_path / "no.npy").returncode == 2

@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from configs import ConfigError
+from configs import ConfigError, load
 from pretrain import backbones, distributed
 from pretrain.data import DataConfig
 from pretrain.distributed import Ranks
 from pretrain.lars import SGD, SGDConfig
 from pretrain.methods import METHODS, Method, Moment, Setting
+from pretrain.train import PretrainConfig
 from pretrain.views import CropConfig, ViewsConfig, uniforms
-from tests.pretrain.runs import Run
+from tests.pretrain.runs import ROOT, Run
 from tests.pretrain.test_distributed import CPU, in_ranks
 
 ALONE = Ranks(0, 1, 0, 1, CPU)
@@ -328,3 +329,26 @@ def test_a_killed_run_ends_with_the_same_backbone(name: str, beton_path, tmp_pat
     Run(config, beton_path, tmp_path / "part", 2).finish()
     name = "backbone.safetensors"
     assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+# --- the recipes ---------------------------------------------------------------------------------------------
+
+RIVALS = ["byol", "simsiam", "moco", "moco_v2", "simclr", "barlow_twins"]
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_the_methods_that_simfle_is_compared_with_share_its_recipe(name: str) -> None:
+    rival, simfle = (
+        load(ROOT / f"configs/pretrain/{recipe}.yaml", schema=PretrainConfig)
+        for recipe in (f"affectnet_{name}", "simfle")
+    )
+    own = {"output", "method", "views"}
+    assert rival.model_dump(exclude=own) == simfle.model_dump(exclude=own)
+    assert rival.views == simfle.views.model_copy(update={"crops": simfle.views.crops[:1]})
+    with torch.device("meta"):
+        network = backbones.build(rival.backbone.architecture, rival.backbone.width)
+        method = rival.method.build(Setting(network, rival.views, rival.data, rival.batch_size, ALONE, 0))
+    assert rival.method.name == name.removesuffix("_v2")
+    assert (
+        sum(p.numel() for p in method.backbone.parameters()) == 23_508_032
+    )  # ResNet-50 without its last layer
