@@ -147,7 +147,8 @@ class SimFLE(Method):
 
     def __init__(self, gfl: Pairs, config: SimFLEConfig, crops: tuple[CropConfig, ...]) -> None:
         super().__init__()
-        self.gfl, self.backbone, self.config = gfl, gfl.backbone, config
+        self.gfl, self.config = gfl, config
+        self.backbone = gfl.backbone  # under two names in what is kept, and trained once
         self._plain = [crop.plain for crop in crops]
         self.grouping: facemae.Grouping | None = None
         self.global_head: nn.Sequential | None = None

@@ -83,4 +83,5 @@ def test_every_recipe_is_valid_and_shared_evenly(path):
         assert config.method.queue_length % config.batch_size == 0
     if ranks == 64:
         assert (config.batch_size, config.schedule.lr, config.epochs) == (4096, 4.8, 200)
-        assert [(crop.count, crop.size) for crop in config.views.crops] == [(2, 224), (6, 96)]
+        crops = [(crop.count, crop.size) for crop in config.views.crops if not crop.plain]
+        assert crops == [(2, 224), (6, 96)]

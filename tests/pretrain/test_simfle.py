@@ -2,7 +2,10 @@
 
 import json
 import math
+import re
+import shlex
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from skimage.util import view_as_blocks
 from timm.models.vision_transformer import Block
 from torch import nn
 
-from configs import ConfigError
+from configs import ConfigError, load
 from pretrain import backbones, distributed
 from pretrain.data import DataConfig
 from pretrain.distributed import Ranks
@@ -21,6 +24,7 @@ from pretrain.methods import METHODS, Moment, Setting, facemae
 from pretrain.methods.byol import BYOLConfig
 from pretrain.methods.facemae import FaceMAEConfig
 from pretrain.methods.simfle import SimFLE, SimFLEConfig
+from pretrain.train import PretrainConfig
 from pretrain.views import CropConfig, ViewsConfig, uniforms
 from tests.pretrain.runs import Run
 from tests.pretrain.test_distributed import in_ranks
@@ -648,3 +652,34 @@ def test_a_run_without_the_whole_picture_is_one_line(beton_path, tmp_path) -> No
     Run(path, beton_path, tmp_path / "run").refuse(
         "views.crops: SimFLE reconstructs one whole picture a sample"
     )
+
+
+# --- the recipes ---------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+# The rows of the table in docs/pretrain.md: | what | published | `overrides` |
+ABLATIONS = re.findall(
+    r"^\| .* \| `('?(?:method|backbone)\..*)` \|$",
+    (ROOT / "docs/pretrain.md").read_text(),
+    flags=re.MULTILINE,
+)
+
+
+def built(recipe: str, *overrides: str) -> SimFLE:
+    """Without memory for its weights."""
+    read = load(ROOT / "configs/pretrain" / recipe, overrides, schema=PretrainConfig)
+    with torch.device("meta"):
+        network = backbones.build(read.backbone.architecture, read.backbone.width)
+        return read.method.build(Setting(network, read.views, read.data, read.batch_size, ALONE, 0))
+
+
+@pytest.mark.parametrize("recipe", ["simfle", "simfle_resnet101", "simfle_64gpu", "demo_simfle"])
+def test_every_recipe_can_be_built(recipe: str) -> None:
+    assert built(f"{recipe}.yaml").config.facemae
+
+
+def test_every_row_of_the_ablations_can_be_built_and_is_another_one() -> None:
+    assert len(ABLATIONS) >= 10
+    found = [built("simfle.yaml", *shlex.split(row)) for row in ABLATIONS]
+    described = [(x.config.model_dump_json(), len(list(x.backbone.modules()))) for x in found]
+    assert len(set(described)) == len(ABLATIONS)
