@@ -35,7 +35,9 @@ from pretrain.agreement import Agreement
 from pretrain.data import DataConfig
 from pretrain.distributed import Ranks
 from pretrain.lars import LARS, LARSConfig
-from pretrain.methods import METHODS, Method, Moment, Setting
+from pretrain.methods import METHODS, Method, Moment, Setting, facemae
+from pretrain.methods.byol import BYOL
+from pretrain.methods.simfle import SimFLE
 from pretrain.methods.swav import SwAV
 from pretrain.views import CropConfig, ViewsConfig, make_views
 
@@ -71,7 +73,7 @@ def main() -> None:
     print(json.dumps(ratios))
 
 
-COMPARED = ["swav", "byol", "simsiam", "barlow_twins", "simclr", "moco"]
+COMPARED = ["swav", "simfle", "byol", "simsiam", "barlow_twins", "simclr", "moco"]
 RATIOS = {
     "networks alone": "vs_forward_backward",
     "views alone": "views_share",
@@ -87,6 +89,8 @@ def measure(method: str, batch: int, options: argparse.Namespace) -> dict[str, f
     crops = [CropConfig(count=2, size=sizes[0], scale=(0.14, 1.0))]
     if method == "swav":
         crops.append(CropConfig(count=6, size=sizes[1], scale=(0.05, 0.14)))
+    if method == "simfle":
+        crops.append(CropConfig(count=1, size=112, plain=True))
     images = torch.randint(0, 256, (batch, 256, 256, 3), dtype=torch.uint8, device=DEVICE)
     compiled = on_gpu and not options.no_compile
     variants = make_steps(method, images, ViewsConfig(crops=tuple(crops)), architecture, compiled=compiled)
@@ -155,6 +159,8 @@ def make_steps(
 
 def networks(method: Method, views: list[Tensor]) -> Tensor:
     """What comes out of the networks of a method when each sees what it sees in a step."""
+    if isinstance(method, SimFLE):
+        return networks_of_simfle(method, *views)
     parts = dict(method.named_children())
     queries = views[0].chunk(2)[0] if "key_backbone" in parts else views[0]
     seen = [queries, *views[1:]]
@@ -166,6 +172,30 @@ def networks(method: Method, views: list[Tensor]) -> Tensor:
             with torch.no_grad():
                 parts[f"{kind}_projector"](parts[f"{kind}_backbone"](followed))
     return outputs
+
+
+def networks_of_simfle(method: SimFLE, views: Tensor, pictures: Tensor) -> Tensor:
+    """Those of both branches; FaceMAE sees the same patches of all pictures."""
+    gfl, sizes = method.gfl, method.config.facemae
+    assert isinstance(gfl, BYOL)
+    assert sizes
+    assert method.grouping
+    assert method.global_head
+    features = method.backbone(views)
+    with torch.no_grad():
+        gfl.target_projector(gfl.target_backbone(views))
+        maps = backbones.feature_map(method.backbone, pictures)
+    patches = facemae.patchify(pictures, sizes.patch)
+    kept = torch.arange(sizes.kept(patches.shape[1]), device=DEVICE).expand(len(patches), -1)
+    tokens = method.encoder(facemae.take(patches, kept), kept)
+    outputs = (
+        gfl.predictor(gfl.projector(features)),
+        method.global_head(features),
+        method.grouping(maps),
+        method.decoder(tokens, kept),
+        method.fine_head(tokens[:, 1:].mean(1)),
+    )
+    return torch.cat([x.flatten() for x in outputs])
 
 
 def network(

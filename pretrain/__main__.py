@@ -1,8 +1,8 @@
 """``python -m pretrain CONFIG [key=value ...]``: pretrain a backbone, or go on with one.
 
 ``python -m pretrain import FILE TARGET`` takes over somebody else's weights, ``python -m pretrain export BACKBONE
-TARGET`` writes ours for others, ``python -m pretrain flops CONFIG`` counts what a step costs; each has its own
-``--help``.
+TARGET`` writes ours for others, ``python -m pretrain flops CONFIG`` counts what a step costs and ``python -m pretrain
+masks RUN`` draws what SimFLE masks; each has its own ``--help``.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from configs import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Choose by the first word: ``import``, ``export``, ``flops``, or else a run."""
+    """Choose by the first word: ``import``, ``export``, ``flops``, ``masks``, or else a run."""
     words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    action = {"import": _import, "export": _export, "flops": _flops}.get(words[0] if words else "")
+    actions = {"import": _import, "export": _export, "flops": _flops, "masks": _masks}
+    action = actions.get(words[0] if words else "")
     return action(words[1:]) if action else _pretrain(words)
 
 
@@ -106,6 +107,29 @@ def _flops(words: Sequence[str]) -> int:
     arguments = parser.parse_args(words)
     config = configs.load(arguments.config, arguments.overrides, schema=PretrainConfig)
     print(f"{step_multiply_adds(config) / 1e9:.2f} G multiply-adds a picture")
+    return cli.DONE
+
+
+def _masks(words: Sequence[str]) -> int:
+    from pretrain.masks import draw_masks
+
+    parser = argparse.ArgumentParser(
+        prog="python -m pretrain masks",
+        description="Draw what a SimFLE run masks. masking.png: for each checkpoint, where pictures that are masked "
+        "at random are hardest to paint, and how often each patch is kept. reconstruction.png: pictures, what eight "
+        "channel groups leave of them, and what the autoencoder makes of the first. checkpoint.keep_every_steps "
+        "keeps checkpoints over the run.",
+    )
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--output", type=Path, help="folder of the pictures [RUN/masks]")
+    parser.add_argument("--pictures", type=int, default=64, help="of the run's data, for the averages [64]")
+    parser.add_argument("--shown", type=int, default=6, help="pictures in reconstruction.png [6]")
+    arguments = parser.parse_args(words)
+    if not 0 < arguments.shown <= arguments.pictures:
+        parser.error("--shown: give a number from 1 up to --pictures")
+    output = arguments.output or arguments.run / "masks"
+    for path in draw_masks(arguments.run, output, count=arguments.pictures, shown=arguments.shown):
+        print(path)
     return cli.DONE
 
 

@@ -133,6 +133,11 @@ def newest(folder: Path) -> tuple[int, State] | None:
     return None
 
 
+def steps(folder: Path) -> list[int]:
+    """Of which there are checkpoints, ascending."""
+    return [step for step, _ in reversed(_listing(folder))]
+
+
 def load(folder: Path, step: int) -> State:
     """The state that was saved at ``step``, on the CPU; nothing in the file is executed.
 

@@ -216,9 +216,7 @@ class SimFLE(Method):
 
         The group of a picture, or its random scores, are a function of seed, step and row.
         """
-        count = 1 if self.grouping else self._patches
-        drawn = torch.from_numpy(uniforms(moment.seed, moment.step, _STREAM, moment.rows, count))
-        drawn = drawn.to(pictures.device, non_blocking=True)
+        drawn = self._random(pictures, moment)
         if self.grouping is None:
             return drawn, None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.connection == "direct"):
@@ -227,16 +225,22 @@ class SimFLE(Method):
         chosen = (drawn[:, 0] * sizes.groups).long()
         return facemae.patch_scores(precise(maps), sizes.groups, chosen, self._size, sizes.patch), maps
 
+    def _random(self, pictures: Tensor, moment: Moment) -> Tensor:
+        """(B, P) numbers in [0, 1), a function of seed, step and row."""
+        drawn = uniforms(moment.seed, moment.step, _STREAM, moment.rows, self._patches)
+        return torch.from_numpy(drawn).to(pictures.device, non_blocking=True)
+
     @torch.no_grad()
-    def reconstruct(self, pictures: Tensor, moment: Moment) -> Reconstruction:
+    def reconstruct(self, pictures: Tensor, moment: Moment, *, at_random: bool = False) -> Reconstruction:
         """What is kept of (N, 3, s, s) normalised pictures, and what the autoencoder makes of that.
 
         Call ``eval()`` before it. The groups are drawn as in training: a picture that is given several times, with
-        other rows in ``moment``, is masked by other groups.
+        other rows in ``moment``, is masked by other groups; ``at_random``: by none.
         """
         sizes = self.config.facemae
         assert sizes, "there is no FaceMAE in this run"
-        kept = facemae.highest(self._scores(sizes, pictures, moment)[0], self._kept)
+        scores = self._random(pictures, moment) if at_random else self._scores(sizes, pictures, moment)[0]
+        kept = facemae.highest(scores, self._kept)
         patches = facemae.patchify(pictures, sizes.patch)
         painted = precise(self.decoder(self.encoder(facemae.take(patches, kept), kept), kept))
         if self.config.variant == "official":
