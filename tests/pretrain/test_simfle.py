@@ -595,7 +595,7 @@ def _all_steps(place: Ranks) -> dict:
     return {name: _steps(place, name) for name in VARIANTS if name not in ("simsiam", "alone")}
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_equal_one_process(world: int) -> None:
     expected = _all_steps(ALONE)
     for found in in_ranks(world, _all_steps):
@@ -630,6 +630,7 @@ log_every_steps: 3
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_backbone(beton_path, tmp_path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(RUN)
