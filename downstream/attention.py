@@ -17,12 +17,19 @@ from tqdm import tqdm
 
 from configs import ConfigError
 from data_prep.images import PictureError, decode_picture, read_bytes
-from data_prep.names import name_to_text
 from downstream import drawing
 from downstream.evaluate import choose_device
 from downstream.features import resize
 from downstream.model import TaskNetwork
-from downstream.predict import Face, Model, Predictor, find_pictures, open_model, save_picture
+from downstream.predict import (
+    Face,
+    Model,
+    Predictor,
+    drawing_name,
+    find_pictures,
+    open_model,
+    save_picture,
+)
 from downstream.tasks.task import SIDE
 
 OPACITY = 0.55
@@ -92,8 +99,8 @@ def draw_attention(
             without[path] = str(reason)
             continue
         if faces:
-            name = f"{number:0{len(str(len(listed)))}d}-{Path(name_to_text(path)).stem}.jpg"
-            save_picture(drawing.sheet(_tiles(faces, opened)), output / name)
+            name = drawing_name(path, number, len(listed))
+            save_picture(drawing.sheet(_tiles(faces, opened)), output / f"{name}.jpg")
         else:
             without[path] = "no face"
     return without

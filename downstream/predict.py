@@ -225,7 +225,7 @@ def predict(models: Sequence[Path], pictures: Sequence[Path], output: Path, devi
         counts = Counter[str]()
         bar = tqdm(listed, unit="picture", mininterval=1, disable=None)
         for number, (path, error) in enumerate(bar, 1):
-            name = f"{number:0{len(str(len(listed)))}d}-{_plain(path)}"
+            name = drawing_name(path, number, len(listed))
             entry = _entry(path, error, journal, name, predictor, output)
             counts.update(
                 pictures=1,
@@ -262,9 +262,10 @@ def find_pictures(given: Sequence[Path], output: Path) -> list[tuple[Path, str]]
     return listed
 
 
-def _plain(path: Path) -> str:
-    """The picture's name, as part of a file name anywhere."""
-    return re.sub(r"[^\w.-]+", "_", name_to_text(path.stem))[:60]
+def drawing_name(path: Path, number: int, count: int) -> str:
+    """What the drawings of picture ``number`` of ``count`` are called, without a suffix, on any file system."""
+    plain = re.sub(r"[^\w.-]+", "_", name_to_text(path.stem))[:60]
+    return f"{number:0{len(str(count))}d}-{plain}"
 
 
 def _entry(

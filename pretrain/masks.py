@@ -20,6 +20,7 @@ from configs import ConfigError
 from data_prep.beton import Beton
 from data_prep.files import atomic_write
 from pretrain import checkpoint
+from pretrain.data import read_rows
 from pretrain.distributed import Ranks
 from pretrain.methods import Moment
 from pretrain.methods.simfle import Reconstruction, SimFLE
@@ -64,9 +65,12 @@ def draw_masks(run: Path, output: Path, *, count: int, shown: int) -> list[Path]
     if not steps:
         raise ConfigError(f"{run}: has no checkpoint yet; let it reach checkpoint.every_steps")
     set_ = Beton(config.data.path)
-    rows = np.unique(np.linspace(0, len(set_) - 1, count).round().astype(np.int64))
+    learnt = (
+        read_rows(config.data.rows, len(set_), config.data.path) if config.data.rows else np.arange(len(set_))
+    )
+    rows = np.unique(learnt[np.linspace(0, len(learnt) - 1, count).round().astype(np.int64)])
     pictures = _pictures(config, set_, rows)
-    per_epoch = len(set_) / config.batch_size
+    per_epoch = len(learnt) // config.batch_size
     found = []
     for step in tqdm(steps, unit="checkpoint", disable=None):
         method.load_state_dict(checkpoint.load(run / "checkpoints", step)["method"])

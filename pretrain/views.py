@@ -251,8 +251,9 @@ def apply(images: Tensor, parameters: ViewParameters, size: int, config: ViewsCo
     views[flip] = views[flip].flip(-1)
     views = colour(views, parameters)
     views = blur(views, parameters.sigma)
-    rows = _where(parameters.solarize, views.device)
-    views[rows] = torch.where(views[rows] < 0.5, views[rows], 1 - views[rows])
+    if parameters.solarize.any():  # on the host: most recipes do not solarize
+        rows = _where(parameters.solarize, views.device)
+        views[rows] = torch.where(views[rows] < 0.5, views[rows], 1 - views[rows])
     mean, std = (views.new_tensor(x).view(1, 3, 1, 1) for x in (config.mean, config.std))
     return ((views - mean) / std).contiguous(memory_format=torch.channels_last)
 

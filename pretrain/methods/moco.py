@@ -94,8 +94,7 @@ class MoCo(Pairs):
         with torch.autocast(projected.device.type, enabled=False):
             queries = F.normalize(precise(projected))
             positive = (queries * keys).sum(1, keepdim=True)
-            # A copy: the queue moves on before the backward pass.
-            logits = torch.cat([positive, queries @ self.queue.clone().T.to(queries)], 1)
+            logits = torch.cat([positive, queries @ self.queue.T.to(queries)], 1)
             logits = logits / self.config.temperature
             loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
         self._enqueue(keys)
@@ -122,7 +121,8 @@ class MoCo(Pairs):
         """Put the keys of all ranks, view-major in the order of the batch, before those that are there."""
         parts = [part.unflatten(0, (2 if self.config.symmetric else 1, -1)) for part in gather(keys)]
         newest = torch.cat(parts, 1).flatten(0, 1)
-        self.queue.copy_(torch.cat([newest.to(self.queue), self.queue])[: len(self.queue)])
+        # A new tensor: the backward pass still needs the old one.
+        self.queue = torch.cat([newest.to(self.queue), self.queue[: -len(newest)]])
 
     def after_step(self, moment: Moment) -> None:
         """Move the key network (equation 2)."""

@@ -49,6 +49,5 @@ class SimCLR(Pairs):
             samples, first = len(own), len(own) * self._place.rank
             numbers = torch.arange(samples, device=own.device)
             logits = own @ everyone.T / self.config.temperature
-            itself = F.one_hot(first + numbers, len(everyone)).bool()
-            other_view = first + numbers.roll(samples // 2)
-            return F.cross_entropy(logits.masked_fill(itself, -torch.inf), other_view)
+            logits[numbers, first + numbers] = -torch.inf  # itself
+            return F.cross_entropy(logits, first + numbers.roll(samples // 2))

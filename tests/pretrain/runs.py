@@ -64,6 +64,24 @@ class Run:
         assert output.count("\n") == 1
 
 
+def killed_and_gone_on(config: Path, data: Path, folder: Path) -> Path:
+    """A run of two ranks that is killed after its first checkpoint, and started again; its folder.
+
+    Beside it, in ``whole``, is one that nobody disturbed, and both end with the same bytes.
+    """
+    whole, part = folder / "whole", folder / "part"
+    Run(config, data, whole, 2).finish()
+    run = Run(config, data, part, 2, "checkpoint.every_steps=3")
+    while not list((part / "checkpoints").glob("step_*.pt")) and run.ranks[0].poll() is None:
+        pass
+    run.signal(9)
+    assert run.end()[0] == [-9, -9], "it had ended before it was killed"
+    Run(config, data, part, 2).finish()
+    name = "backbone.safetensors"
+    assert (part / name).read_bytes() == (whole / name).read_bytes()
+    return part
+
+
 def torchrun(config: Path, data: Path, output: Path, world: int, *overrides: str) -> None:
     """A whole run of ``world`` ranks under torchrun."""
     launch = [

@@ -15,7 +15,7 @@ from pretrain.lars import SGD, SGDConfig
 from pretrain.methods import METHODS, Method, Moment, Setting
 from pretrain.train import PretrainConfig
 from pretrain.views import CropConfig, ViewsConfig, uniforms
-from tests.pretrain.runs import ROOT, Run
+from tests.pretrain.runs import ROOT, killed_and_gone_on
 from tests.pretrain.test_distributed import CPU, in_ranks
 
 ALONE = Ranks(0, 1, 0, 1, CPU)
@@ -319,16 +319,7 @@ def test_a_killed_run_ends_with_the_same_backbone(name: str, beton_path, tmp_pat
     method = ", ".join(f"{key}: {value}" for key, value in TINY[name].items())
     config = tmp_path / "run.yaml"
     config.write_text(f"{RUN}method: {{name: {name}, {method}}}\n")
-    Run(config, beton_path, tmp_path / "whole", 2).finish()
-    part = Run(config, beton_path, tmp_path / "part", 2, "checkpoint.every_steps=3")
-    checkpoints = tmp_path / "part" / "checkpoints"
-    while not list(checkpoints.glob("step_*.pt")) and part.ranks[0].poll() is None:
-        pass
-    part.signal(9)
-    part.end()
-    Run(config, beton_path, tmp_path / "part", 2).finish()
-    name = "backbone.safetensors"
-    assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    killed_and_gone_on(config, beton_path, tmp_path)
 
 
 # --- the recipes ---------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from pretrain.methods.facemae import FaceMAEConfig
 from pretrain.methods.simfle import SimFLE, SimFLEConfig
 from pretrain.train import PretrainConfig
 from pretrain.views import CropConfig, ViewsConfig, uniforms
-from tests.pretrain.runs import Run
+from tests.pretrain.runs import Run, killed_and_gone_on
 from tests.pretrain.test_distributed import in_ranks
 from tests.pretrain.test_methods import (
     ALONE,
@@ -634,17 +634,8 @@ log_every_steps: 3
 def test_a_killed_run_ends_with_the_same_backbone(beton_path, tmp_path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(RUN)
-    Run(path, beton_path, tmp_path / "whole", 2).finish()
-    part = Run(path, beton_path, tmp_path / "part", 2, "checkpoint.every_steps=3")
-    checkpoints = tmp_path / "part" / "checkpoints"
-    while not list(checkpoints.glob("step_*.pt")) and part.ranks[0].poll() is None:
-        pass
-    part.signal(9)
-    part.end()
-    Run(path, beton_path, tmp_path / "part", 2).finish()
-    name = "backbone.safetensors"
-    assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    row = json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])
+    part = killed_and_gone_on(path, beton_path, tmp_path)
+    row = json.loads((part / "metrics.jsonl").read_text().splitlines()[-1])
     assert {"similarity", "reconstruction", "distillation", "grouping", "feature_std"} <= set(row)
 
 
