@@ -31,7 +31,17 @@ from downstream.matrix import Bench, Cell, Prediction, Training, predict_row, ru
 from downstream.model import TaskNetwork, load_model
 from downstream.protocols import Indices, People, column_of
 from downstream.regimes import Split, fixed_split, make_split
-from downstream.results import Data, Metrics, Row, finished, inputs_hash, read_metrics, weights
+from downstream.results import (
+    Data,
+    Metrics,
+    Row,
+    claim,
+    finished,
+    inputs_hash,
+    read_metrics,
+    refuse_other,
+    weights,
+)
 from downstream.tasks.recognition import Recognition
 from pretrain.backbones import feature_dim
 
@@ -56,7 +66,8 @@ def evaluate(cfg: DownstreamConfig) -> Metrics:
     """Run the matrix; write metrics.json, predictions.npz and config.yaml. Nothing if that is done already.
 
     Raises:
-        ConfigError: if a file is missing, labels cannot be used, or a person is in both sets.
+        ConfigError: if a file is missing, labels cannot be used, a person is in both sets, or the output folder is
+            another one's.
     """
     if finished(cfg):
         return read_metrics(cfg.output)
@@ -147,6 +158,7 @@ def choose_device(name: str) -> torch.device:
 
 def _open(cfg: DownstreamConfig, rows: Sequence[Initialisation]) -> _Opened:
     """Read all that ``rows``, some or all of the config's, need."""
+    claim(cfg.output, "output", "metrics.json")
     device = choose_device(cfg.device)
     labelled = open_labelled(_paths(cfg), cfg.tasks)
     networks = {row.name: load_network(row, cfg.image_size) for row in rows if not isinstance(row, Pixels)}
@@ -155,6 +167,7 @@ def _open(cfg: DownstreamConfig, rows: Sequence[Initialisation]) -> _Opened:
     }
     disjoint = check_disjoint(labelled, cfg.pretrain_data) if cfg.pretrain_data else None
     inputs = inputs_hash(cfg)  # of the files that were read, should they change meanwhile
+    refuse_other(cfg, inputs)
     stored = _split(cfg, labelled)
     sizes = {row.size if isinstance(row, Pixels) else networks[row.name].size for row in rows}
     bench = _bench(cfg, labelled, stored, sizes, device, _cells_folder(cfg, inputs))

@@ -35,6 +35,11 @@ class Line:
     comparisons: dict[str, Comparison]
 
     @property
+    def key(self) -> _Key:
+        """What it is of, whatever the evaluation."""
+        return self.task.name, self.mode, self.fraction, self.subset, self.metric.name
+
+    @property
     def beats_all(self) -> bool:
         """Whether it is better than every baseline, each interval without zero."""
         return bool(self.comparisons) and all(c.verdict == "better" for c in self.comparisons.values())
@@ -102,6 +107,11 @@ def span(low: float, high: float, unit: str) -> str:
 def of_people(count: int | None) -> str:
     """Of 100 people; nothing where nobody knows."""
     return f" of {count} people" if count is not None else ""
+
+
+def of_subset(name: str) -> str:
+    """After a metric: which of the test pictures; nothing where it is all of them."""
+    return "" if name == "all" else f", {name}"
 
 
 def held_out(data: Data) -> str:

@@ -20,7 +20,7 @@ from PIL import Image
 from configs import ConfigError, load
 from data_prep.beton import Beton, read_labels
 from downstream.config import DownstreamConfig, ReportConfig, Study
-from downstream.evaluate import evaluate
+from downstream.evaluate import evaluate, keep_cells
 from downstream.reports.examples import labelled_set as labelled_set_of
 from downstream.reports.examples import strips
 from downstream.reports.page import sentence, write_report
@@ -123,7 +123,25 @@ def test_a_second_run_is_a_no_op_and_a_changed_one_is_not(run: tuple[DownstreamC
     assert finished(cfg)
     changed = cfg.model_copy(update={"tasks": (make("pose"),), "modes": ("linear",), "trained": ()})
     assert not finished(changed)
+    with pytest.raises(ConfigError, match="holds another evaluation, of other settings, data or weights"):
+        evaluate(changed)
+    with pytest.raises(ConfigError, match="holds another evaluation"):
+        keep_cells(cfg.model_copy(update={"train_seed": 1}))
+    assert path.stat().st_mtime_ns == before
     assert evaluate(changed.model_copy(update={"output": cfg.output + "-2"})).inputs != metrics.inputs
+
+
+def test_a_folder_that_is_not_an_evaluations_own_is_refused(
+    labelled_set: Path, backbone: Path, tmp_path: Path
+) -> None:
+    nowhere = tmp_path / "nowhere.safetensors"  # is not even looked for
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file/run"):
+        with pytest.raises(ConfigError, match=r"output: .* cannot be a folder"):
+            evaluate(_config(labelled_set, nowhere, output))
+    with pytest.raises(ConfigError, match=r"output: .* holds a data set; name a folder of its own"):
+        evaluate(_config(labelled_set, nowhere, labelled_set.parent))
+    assert not (labelled_set.parent / "config.yaml").exists()
 
 
 def test_an_evaluation_gives_the_same_figures_again(
@@ -388,6 +406,47 @@ def test_seeds_on_other_splits_are_refused(run: tuple[DownstreamConfig, Metrics]
         write_results_markdown([study], tmp_path / "results.md")
 
 
+def test_seeds_that_do_not_measure_the_same_are_refused(
+    run: tuple[DownstreamConfig, Metrics], tmp_path: Path
+) -> None:
+    cfg, metrics = run
+    some = tuple(m for m in metrics.measurements if m.mode == "linear")
+    (tmp_path / "metrics.json").write_text(
+        metrics.model_copy(update={"measurements": some}).model_dump_json()
+    )
+    for runs in ((cfg.output, str(tmp_path)), (str(tmp_path), cfg.output)):
+        with pytest.raises(
+            ConfigError, match=rf"{tmp_path} lacks nme of landmarks, finetune, 20 % of the labels, which"
+        ):
+            write_results_markdown([Study(title="Two", runs=runs)], tmp_path / "results.md")
+
+
+def test_seeds_are_matched_by_what_they_measure(
+    run: tuple[DownstreamConfig, Metrics], tmp_path: Path
+) -> None:
+    cfg, metrics = run
+    (tmp_path / "metrics.json").write_text(
+        metrics.model_copy(update={"tasks": metrics.tasks[::-1]}).model_dump_json()
+    )
+    write_results_markdown([Study(title="Two", runs=(cfg.output, str(tmp_path)))], tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    pose = next(line for line in text.splitlines() if line.startswith("| Head pose | MAE (°)"))
+    cells = [cell.strip() for cell in pose.split("|")[4:7]]
+    assert all(len(set(cell.split(" · "))) == 1 for cell in cells), "both are the same evaluation"
+
+
+def test_a_study_names_the_subsets(run: tuple[DownstreamConfig, Metrics], tmp_path: Path) -> None:
+    _, metrics = run
+    more = tuple(m.model_copy(update={"subset": "monday"}) for m in metrics.measurements)
+    (tmp_path / "metrics.json").write_text(
+        metrics.model_copy(update={"measurements": metrics.measurements + more}).model_dump_json()
+    )
+    write_results_markdown([Study(title="One", runs=(str(tmp_path),))], tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    assert "| Head pose | MAE (°) ↓ | 20 % |" in text
+    assert "| Head pose | MAE (°) ↓, monday | 20 % |" in text
+
+
 def test_the_terminal_table_marks_what_is_clear(run: tuple[DownstreamConfig, Metrics]) -> None:
     _, metrics = run
     table = terminal_table(metrics).splitlines()
@@ -406,6 +465,8 @@ def test_a_damaged_metrics_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"metrics.json: .*delete it"):
         read_metrics(tmp_path)
+    with pytest.raises(ConfigError, match=r"metrics.json is no run directory"):
+        read_metrics(tmp_path / "metrics.json")
 
 
 def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:

@@ -120,3 +120,9 @@ def test_another_suffix_and_another_file_are_refused(backbone: Path, tmp_path: P
         export_model(backbone, tmp_path / "out.pth")
     with pytest.raises(ConfigError, match="holds no trained task"):
         export_model(backbone, tmp_path / "out.onnx")
+
+
+def test_a_trained_task_is_no_backbone(backbone: Path, tmp_path: Path) -> None:
+    source = model_file(tmp_path, backbone, "pose")
+    with pytest.raises(ConfigError, match="holds a trained task, not a backbone"):
+        load_network(Checkpoint(kind="checkpoint", name="it", path=str(source)), None)
