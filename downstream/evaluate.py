@@ -27,7 +27,7 @@ from downstream.compare import compare
 from downstream.config import Checkpoint, DownstreamConfig, Initialisation, Pixels, Random
 from downstream.features import Network, calibrate, load_network, read_pictures, statistics
 from downstream.labelled import LabelledSet, check_disjoint, open_labelled
-from downstream.matrix import Bench, Cell, Prediction, Training, predict_row, run, trainings
+from downstream.matrix import Bench, Cell, Prediction, Training, check_shares, predict_row, run, trainings
 from downstream.model import TaskNetwork, load_model
 from downstream.protocols import Indices, People, column_of
 from downstream.regimes import Split, fixed_split, make_split
@@ -170,7 +170,7 @@ def _open(cfg: DownstreamConfig, rows: Sequence[Initialisation]) -> _Opened:
     refuse_other(cfg, inputs)
     stored = _split(cfg, labelled)
     sizes = {row.size if isinstance(row, Pixels) else networks[row.name].size for row in rows}
-    bench = _bench(cfg, labelled, stored, sizes, device, _cells_folder(cfg, inputs))
+    bench = _bench(cfg, labelled, stored, sizes, device, inputs)
     bench = replace(bench, heads=heads)
     networks = {name: _normalised(network, cfg, bench) for name, network in networks.items()}
     for row in rows:
@@ -225,7 +225,7 @@ def _bench(
     stored: Split,
     sizes: set[int],
     device: torch.device,
-    cells: Path,
+    inputs: str,
 ) -> Bench:
     split = stored.only(labelled.rows)
     for part in split.parts:
@@ -237,6 +237,7 @@ def _bench(
     for task in cfg.tasks:
         for rows in (split.test_rows, *(split.test_rows[inside] for inside in subsets.values())):
             task.check(labelled.labels[task.name][rows])
+    check_shares(cfg, labelled.labels, split)
     return Bench(
         tasks={task.name: task for task in cfg.tasks},
         labels=labelled.labels,
@@ -246,8 +247,9 @@ def _bench(
         pictures=read_pictures([Beton(path) for path in _paths(cfg)], sizes, cfg.memory_gb * 1e9),
         crop=labelled.manifests[0].crop,
         device=device,
-        cells=cells,
+        cells=_cells_folder(cfg, inputs),
         models=Path(cfg.output) / "models" if cfg.keep_models else None,
+        inputs=inputs,
     )
 
 

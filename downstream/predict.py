@@ -195,8 +195,8 @@ def tiles(
     for number, face in enumerate(faces, first):
         drawn: dict[CropConfig, Image.Image] = {}
         for model, cut in zip(models, face.cuts, strict=True):
-            seen = drawn.get(model.crop, cut.picture)
-            drawn[model.crop] = model.network.task.draw(seen, cut.prediction)
+            seen, task = drawn.get(model.crop, cut.picture), model.network.task
+            drawn[model.crop] = task.draw(seen, task.shown(cut.prediction, regressed=False))
         for tile in drawn.values():
             yield f"{number}   score {face.score:.3f}", tile
 

@@ -21,7 +21,7 @@ from downstream.reports.gallery import write_pictures
 from downstream.reports.paired import least_sign_p, paired
 from downstream.reports.runs import CELL, Run, figures_of, open_runs, truth_of
 from downstream.reports.sheet import Sheet
-from downstream.reports.tables import held_out, number, of_people
+from downstream.reports.tables import caution, clear, held_out, number, of_people
 
 Pair = tuple[str, str]
 """A pretrained row and the one it is compared with."""
@@ -106,7 +106,9 @@ def values_sheet(runs: Sequence[Run], figures: pd.DataFrame, each: bool) -> Shee
     bold = pd.DataFrame(False, values.index, values.columns)
     means = values[leads]
     best = means.min(axis=1).where(cells["better"].to_numpy() == "lower", means.max(axis=1))
-    bold[leads] = means.eq(best, axis=0).mul(means.count(axis=1) > 1, axis=0)
+    # By the digits that are shown, so that what reads alike stands out alike.
+    shown = pd.Series([number(value, unit) for value, unit in zip(best, units, strict=True)], values.index)
+    bold[leads] = text[leads].eq(shown, axis=0).mul(means.count(axis=1) > 1, axis=0)
     return Sheet(
         caption=_caption(runs) + " Bold: the best of the rows.",
         values=_named(values, cells),
@@ -172,7 +174,12 @@ def differences_sheet(runs: Sequence[Run], differences: pd.DataFrame) -> Sheet:
         )
 
     bold = pd.DataFrame(False, values.index, values.columns)
-    bold["difference"] = (values["low"] > 0) | (values["high"] < 0)
+    bold["difference"] = [
+        clear(difference, low, high, unit)
+        for difference, low, high, unit in zip(
+            values["difference"], values["low"], values["high"], units, strict=True
+        )
+    ]
     first = runs[0].metrics
     if differences["low"].notna().any():
         note = (
@@ -197,6 +204,7 @@ def differences_sheet(runs: Sequence[Run], differences: pd.DataFrame) -> Sheet:
             f"The smallest p that the two-sided sign test can give: {least or 'none, without pairs'}. The paired "
             "t-test takes the differences as normal, which few pairs cannot show.",
             "No p is corrected for the number of lines.",
+            *filter(None, [caution(first.data)]),
         ),
     )
 

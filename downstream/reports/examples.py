@@ -75,7 +75,8 @@ def strips(metrics: Metrics, labelled: LabelledSet, predictions: Predictions, co
             if cell is None:
                 continue
             mode, fraction = cell
-            values = predictions[f"{name}/{task.name}/{mode}/{fraction:g}"].astype(np.float64)
+            stored = predictions[f"{name}/{task.name}/{mode}/{fraction:g}"].astype(np.float64)
+            values = task.shown(stored, regressed=mode == "linear")
             errors = task.errors(values, truth)
             if picked is None:
                 order = np.argsort(errors, kind="stable")

@@ -90,5 +90,5 @@ def _predicted(
         for row, seeds in predictions.items():
             classes = np.tile(truth[:, 0].astype(int), len(seeds))
             guesses = np.concatenate([seed.argmax(axis=1) for seed in seeds])
-            picture = pictures.confusion(classes, guesses, task.classes, f"{row}: {title}")
-            yield f"{stem}-{quote(row, safe=' ')}", picture
+            picture = pictures.confusion(classes, guesses, task.classes, f"{row}: {title}", seeds=len(seeds))
+            yield f"{stem}-{quote(row.replace(' ', '_'), safe='')}", picture

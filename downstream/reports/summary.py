@@ -15,6 +15,8 @@ from downstream.reports import figures
 from downstream.reports.paired import least_sign_p, paired
 from downstream.reports.tables import (
     Line,
+    caution,
+    clear,
     heading,
     held_out,
     lines,
@@ -86,7 +88,8 @@ def _study(study: Study, evaluations: list[Metrics], output: Path) -> Iterator[s
         f"pictures{of_people(data.test_identities)}; one split and one subset of the labels for all. "
         f"Brackets hold the 95 % interval over {held_out(data)} "
         f"({evaluations[0].bootstrap_samples} resamples); a difference is bold where its interval leaves out "
-        f"zero. The metrics are defined in [downstream.md](downstream.md). Measured with {versions}."
+        f"zero. {caution(data)}{' ' * bool(caution(data))}The metrics are defined in [downstream.md](downstream.md). "
+        f"Measured with {versions}."
     )
     if study.pretrain:
         picture = output.with_name(f"{output.stem}-{study.title.lower().replace(' ', '-')}.svg")
@@ -165,7 +168,7 @@ def _differences(same: tuple[Line, ...], baseline: str) -> tuple[str, str]:
     texts = []
     for c in compared:
         text = f"{number(c.difference, unit, sign=True)} {span(c.low, c.high, unit)}"
-        texts.append(f"**{text}**" if c.excludes_zero else text)
+        texts.append(f"**{text}**" if clear(c.difference, c.low, c.high, unit) else text)
     if len(compared) == 1:
         return texts[0], ""
     tests = paired([c.difference for c in compared], [0.0] * len(compared), same[0].metric.better)

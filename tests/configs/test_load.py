@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+import pydantic
 import pytest
 from pydantic import Field
 
@@ -86,6 +87,43 @@ def test_refusals_name_field_and_mend_in_one_line(file, text, field, mend):
     assert field in message
     assert mend in message
     assert "\n" not in message
+
+
+class Row(Config):
+    kind: str
+    seed: int | bool | str = 0
+
+
+class Rows(Config):
+    rows: tuple[Row, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _some(self):
+        if not self.rows:
+            raise ValueError("rows: give one or more")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rows: [{knid: a}]", "rows.0.knid: unknown key; did you mean 'kind'? (known: kind, seed)"),
+        (
+            "rows: [{kind: a, seed: 0.5}]",
+            "rows.0.seed: input should be a valid integer, found the number 0.5",
+        ),
+        (
+            "rows: [{knid: a, seed: 0.5}]",
+            "rows.0.seed: input should be a valid integer, found the number 0.5 (and 1 more)",
+        ),
+        ("rows: []", "rows: give one or more"),
+    ],
+)
+def test_one_mistake_is_one(file, text, message):
+    path = file(text)
+    with pytest.raises(ConfigError) as error:
+        load(path, schema=Rows)
+    assert str(error.value) == f"{path}: {message}"
 
 
 def test_missing_file_suggests_its_neighbour(file):

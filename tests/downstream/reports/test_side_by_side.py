@@ -320,6 +320,12 @@ def test_values_are_the_runs_with_mean_and_deviation(runs: list[str], tmp_path: 
     assert cells["pretrained", "mean"] == pytest.approx(np.mean(each))
     assert cells["pretrained", "±"] == pytest.approx(np.std(each, ddof=1))
     assert cells["pixels", ""] == _value(runs[0], "pixels", "landmarks", 0.1, "nme")
+    sheet, _ = compare_runs(runs)
+    leads = [column for column in sheet.text.columns if column[1] in ("", "mean")]
+    shown, bold = sheet.text[leads].to_numpy(), sheet.bold[leads].to_numpy()
+    for line, marked in zip(shown, bold, strict=True):
+        assert len(set(line[marked])) == 1
+        assert (line == line[marked][0]).tolist() == marked.tolist(), "what reads alike stands out alike"
     metrics = {row["index"][-1].split()[0] for row in stored["rows"] if row["index"][0] == "action_units"}
     assert metrics == {metric.name for metric in make("action_units").metrics}
 
