@@ -292,6 +292,7 @@ def _data(cfg: DownstreamConfig, opened: _Opened) -> Data:
         test_path=cfg.test_data,
         sha256=labelled.sha256,
         synthetic=all(source.synthetic for source in sources),
+        kinds=tuple(dict.fromkeys(source.kind for source in sources)),
         pictures=len(np.union1d(train, test)),
         train_pictures=len(train),
         train_identities=_people(labelled, train),

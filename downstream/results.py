@@ -104,6 +104,8 @@ class Data(Config):
     """Of the .beton, or of the hashes of both."""
     synthetic: bool
     """Whether the faces are rendered."""
+    kinds: tuple[str, ...] = ()
+    """What kinds of source the pictures are from, such as affectnet or csv; empty where an older run does not say."""
     pictures: int
     """Pictures with all labels that are learnt from or tested on."""
     train_pictures: int

@@ -85,7 +85,7 @@ def strips(metrics: Metrics, labelled: LabelledSet, predictions: Predictions, co
                 task.draw(_picture(betons, labelled, int(predictions["rows"][i])), values[i], truth[i])
                 for i in picked
             ]
-            columns = count if drawn[0].width == drawn[0].height else min(count, 3)
+            columns = count if drawn[0].width == drawn[0].height else min(count, 2)
             shown = [quantity(float(errors[i]), task.metrics[0].unit) for i in picked]
             yield Strip(task, name, mode, fraction, [_uri(picture) for picture in drawn], shown, columns)
 

@@ -192,3 +192,36 @@ def test_describe_lists_nested_fields():
     assert "part.lr" in text
     assert "learning rate" in text
     assert "method.temperature" in text
+
+
+def test_describe_says_what_is_an_alternative_and_nothing_twice():
+    class Gamma(Alpha):
+        """The third."""
+
+        more: tuple[bool | None, ...] = (True, None)
+
+    class Deep(Config):
+        deeper: Alpha
+        """Here."""
+
+    class Everything(Config):
+        method: Annotated[Beta | Gamma, Field(discriminator="name")] = Beta()
+        methods: tuple[Beta, ...] = (Beta(), Beta())
+        deep: Deep
+
+    lines = cli.describe(Everything).splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "method",
+        "method.name=beta",
+        "method.temperature",
+        "method.name=alpha",
+        "method.lr",
+        "method.more",
+        "methods",
+        "deep",
+        "deep.deeper",
+    ]
+    assert lines[3].endswith("The third.")
+    assert lines[5].endswith("[[true, null]]")
+    assert lines[6].split(maxsplit=1)[1] == "[[beta, beta]]  Its fields are those of method."
+    assert lines[8].endswith("(required) Here. Its fields are those of method.")
