@@ -193,26 +193,44 @@ def _validate(tree: dict[str, Any], schema: type[ConfigT], source: str) -> Confi
     except (TypeError, ValueError) as error:
         if not isinstance(error, pydantic.ValidationError):
             raise ConfigError(f"{source}: {error}") from None
-        first, *rest = error.errors()
+        first, *rest = _distinct(error.errors(), schema, tree)
         more = f" (and {len(rest)} more)" if rest else ""
         raise ConfigError(f"{source}: {_explain(first, schema, tree)}{more}") from None
+
+
+def _distinct(errors: Sequence[Any], schema: type[pydantic.BaseModel], tree: Any) -> list[Any]:
+    """One error a field, though every member of a union has its own; a misspelt key is not missing besides."""
+    found: dict[tuple[Any, ...], Any] = {}
+    for error in errors:
+        found.setdefault(tuple(_real_keys(error, tree)), error)
+    for keys in [keys for keys, error in found.items() if error["type"] == "extra_forbidden"]:
+        for meant in _close(keys, schema):
+            if found.get((*keys[:-1], meant), {}).get("type") == "missing":
+                del found[(*keys[:-1], meant)]
+    return list(found.values())
+
+
+def _close(keys: Sequence[Any], schema: type[pydantic.BaseModel]) -> list[str]:
+    """The field that an unknown key may have been meant for, if any."""
+    return difflib.get_close_matches(str(keys[-1]), _field_names(schema, keys[:-1]), n=1, cutoff=0.4)
 
 
 def _explain(error: Any, schema: type[pydantic.BaseModel], tree: Any) -> str:
     """One pydantic error as 'field: what is wrong; the mend'."""
     # A discriminated union puts its tag into the location; the tree knows which parts are real.
-    keys = _real_keys(error["loc"], tree)
+    keys = _real_keys(error, tree)
     field = ".".join(str(key) for key in keys) or "the file"
     kind = error["type"]
     if kind == "extra_forbidden":
-        close = difflib.get_close_matches(str(keys[-1]), _field_names(schema, keys[:-1]), n=1, cutoff=0.4)
+        close = _close(keys, schema)
         mend = f"did you mean '{close[0]}'?" if close else "remove it"
         known = ", ".join(_field_names(schema, keys[:-1]))
         return f"{field}: unknown key; {mend} (known: {known})"
     if kind == "missing":
         return f"{field}: missing; add it"
     if kind in ("value_error", "assertion_error"):
-        return f"{field}: {error['msg'].removeprefix('Value error, ')}"
+        said: str = error["msg"].removeprefix("Value error, ")
+        return f"{field}: {said}" if keys else said  # of the whole, it names the field itself
     found = error.get("input")
     return f"{field}: {_lower(error['msg'])}, found {_kind(found)}{_hint(kind, found)}"
 
@@ -227,15 +245,15 @@ def _hint(kind: str, found: Any) -> str:
     return ""
 
 
-def _real_keys(location: Sequence[Any], tree: Any) -> list[Any]:
+def _real_keys(error: Any, tree: Any) -> list[Any]:
     keys: list[Any] = []
-    for i, part in enumerate(location):
+    for i, part in enumerate(error["loc"]):
         inside = isinstance(tree, dict) and part in tree
         inside = inside or (isinstance(tree, list) and isinstance(part, int) and part < len(tree))
         if inside:
             keys.append(part)
             tree = tree[part]
-        elif i == len(location) - 1:
+        elif i == len(error["loc"]) - 1 and error["type"] == "missing":
             keys.append(part)
     return keys
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, get_args, get_origin
 
 import pydantic
 from pydantic_core import PydanticUndefined
@@ -36,18 +36,62 @@ def run(main: Callable[[], int | None]) -> None:
 def describe(schema: type[pydantic.BaseModel]) -> str:
     """The fields of ``schema`` with default and description, one a line, for an argparse epilog.
 
-    What the members of a union share is said once.
+    Of alternatives each is named by the value that chooses it, and what they share is said once. The fields of a
+    model that stands in several places are listed where its path is shortest.
     """
-    return "\n".join(dict.fromkeys(_describe(schema, prefix="")))
+    return "\n".join(dict.fromkeys(_describe(schema, "", _homes(schema))))
 
 
-def _describe(schema: type[pydantic.BaseModel], prefix: str) -> Iterator[str]:
+def _homes(schema: type[pydantic.BaseModel]) -> dict[type[pydantic.BaseModel], str]:
+    """Model -> where its fields are listed, which may be those of a model that extends it."""
+    homes: dict[type[pydantic.BaseModel], str] = {}
+    level = [(schema, "")]
+    while level:
+        below = []
+        for outer, prefix in level:
+            for name, field in outer.model_fields.items():
+                for model in nested_models(field.annotation):
+                    wider = next((home for known, home in homes.items() if issubclass(known, model)), None)
+                    homes.setdefault(model, wider or prefix + name)
+                    if wider is None:
+                        below.append((model, f"{prefix}{name}."))
+        level = below
+    return homes
+
+
+def _describe(
+    schema: type[pydantic.BaseModel], prefix: str, homes: Mapping[type[pydantic.BaseModel], str]
+) -> Iterator[str]:
     for name, field in schema.model_fields.items():
-        inner = nested_models(field.annotation)
+        path, models = prefix + name, nested_models(field.annotation)
         about = " ".join((field.description or "").split())
-        yield f"  {prefix + name:<34} {_default(field)}{about}"
-        for model in inner:
-            yield from _describe(model, prefix=f"{prefix}{name}.")
+        if len(models) == 1 and homes[models[0]] != path:
+            about = f"{about} Its fields are those of {homes[models[0]]}."
+        yield _line(path, f"{_default(field)}{about}")
+        for model in models:
+            lines = _describe(model, f"{path}.", homes) if homes[model] == path else ()
+            if len(models) == 1:
+                yield from lines
+                continue
+            choice = _choice(model)
+            what = (model.__doc__ or "").strip().partition("\n")[0]
+            where = "" if homes[model] == path else f" Its fields are those of {homes[model]}."
+            yield _line(f"{path}.{choice}", f"{what}{where}")
+            tag = f"{path}.{choice.partition('=')[0]}"
+            yield from (line for line in lines if line.split()[0] != tag)
+
+
+def _line(path: str, about: str) -> str:
+    return f"  {path:<34} {about}".rstrip()
+
+
+def _choice(model: type[pydantic.BaseModel]) -> str:
+    """The field that tells a member of a union from the others, and its value: kind=people."""
+    for name, field in model.model_fields.items():
+        values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        if len(values) == 1:
+            return f"{name}={values[0]}"
+    return model.__name__
 
 
 def _default(field: Any) -> str:
@@ -55,4 +99,12 @@ def _default(field: Any) -> str:
         return "(required) "
     if field.default is PydanticUndefined or isinstance(field.default, pydantic.BaseModel):
         return ""
-    return f"[{field.default}] "
+    return f"[{_as_yaml(field.default)}] "
+
+
+def _as_yaml(value: Any) -> str:
+    if isinstance(value, pydantic.BaseModel):
+        return _choice(type(value)).partition("=")[2]
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

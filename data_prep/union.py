@@ -228,7 +228,7 @@ def main(argv: Sequence[str]) -> None:
         usage="python -m data_prep union CONFIG [field=value ...]",
     )
     parser.add_argument("config")
-    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("overrides", nargs="*", default=[])
     args = parser.parse_args(argv)
     config = configs.load(args.config, args.overrides, schema=UnionConfig)
     manifest = write_union(config)

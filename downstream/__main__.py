@@ -159,7 +159,7 @@ def _config_parser(action: str, schema: str, about: str) -> argparse.ArgumentPar
     )
     parser.add_argument("config", help="a YAML file, for example configs/downstream/demo.yaml")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for example bootstrap.samples=2000"
+        "overrides", nargs="*", default=[], metavar="key=value", help="for example bootstrap.samples=2000"
     )
     return parser
 

@@ -103,7 +103,7 @@ class DownstreamConfig(Config):
     """Who is learnt from and who is tested on."""
     subsets: dict[str, dict[str, str | bool | int]] = Field(default={})
     """Parts of the test pictures that get figures of their own: name -> {column: value}."""
-    fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0, 0.1, 0.02)
+    fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0, 0.1, 0.02), min_length=1)
     """Shares of the training labels."""
     modes: tuple[Mode, ...] = ("linear",)
     """linear: a ridge regression on the pooled features, which stay as they are. frozen: the task's head is trained,
@@ -166,6 +166,13 @@ class DownstreamConfig(Config):
         rows = [row.name for row in self.initialisations if not isinstance(row, Pixels)]
         if strange := [name for name in self.heads if name not in rows]:
             raise ValueError(f"heads: '{strange[0]}' is no row with a network; name one of {', '.join(rows)}")
+        wanted = {cell.task for cell in self.trained} or set(names)
+        trains = {"frozen": wanted - {"recognition"}, "finetune": wanted}
+        if "linear" not in self.modes and not (rows and any(trains[mode] for mode in self.modes)):
+            raise ValueError(
+                "modes: nothing is measured: pixels have no network to train and recognition no head, so that both "
+                "need the mode linear; add it"
+            )
         if self.heads and self.modes == ("linear",):
             raise ValueError("heads: the mode linear has none; add frozen or finetune to modes")
         if self.test_data is not None and self.protocol.kind != "sets":

@@ -27,11 +27,21 @@ from downstream.compare import compare
 from downstream.config import Checkpoint, DownstreamConfig, Initialisation, Pixels, Random
 from downstream.features import Network, calibrate, load_network, read_pictures, statistics
 from downstream.labelled import LabelledSet, check_disjoint, open_labelled
-from downstream.matrix import Bench, Cell, Prediction, Training, predict_row, run, trainings
+from downstream.matrix import Bench, Cell, Prediction, Training, check_shares, predict_row, run, trainings
 from downstream.model import TaskNetwork, load_model
 from downstream.protocols import Indices, People, column_of
 from downstream.regimes import Split, fixed_split, make_split
-from downstream.results import Data, Metrics, Row, finished, inputs_hash, read_metrics, weights
+from downstream.results import (
+    Data,
+    Metrics,
+    Row,
+    claim,
+    finished,
+    inputs_hash,
+    read_metrics,
+    refuse_other,
+    weights,
+)
 from downstream.tasks.recognition import Recognition
 from pretrain.backbones import feature_dim
 
@@ -56,7 +66,8 @@ def evaluate(cfg: DownstreamConfig) -> Metrics:
     """Run the matrix; write metrics.json, predictions.npz and config.yaml. Nothing if that is done already.
 
     Raises:
-        ConfigError: if a file is missing, labels cannot be used, or a person is in both sets.
+        ConfigError: if a file is missing, labels cannot be used, a person is in both sets, or the output folder is
+            another one's.
     """
     if finished(cfg):
         return read_metrics(cfg.output)
@@ -147,6 +158,7 @@ def choose_device(name: str) -> torch.device:
 
 def _open(cfg: DownstreamConfig, rows: Sequence[Initialisation]) -> _Opened:
     """Read all that ``rows``, some or all of the config's, need."""
+    claim(cfg.output, "output", "metrics.json")
     device = choose_device(cfg.device)
     labelled = open_labelled(_paths(cfg), cfg.tasks)
     networks = {row.name: load_network(row, cfg.image_size) for row in rows if not isinstance(row, Pixels)}
@@ -155,9 +167,10 @@ def _open(cfg: DownstreamConfig, rows: Sequence[Initialisation]) -> _Opened:
     }
     disjoint = check_disjoint(labelled, cfg.pretrain_data) if cfg.pretrain_data else None
     inputs = inputs_hash(cfg)  # of the files that were read, should they change meanwhile
+    refuse_other(cfg, inputs)
     stored = _split(cfg, labelled)
     sizes = {row.size if isinstance(row, Pixels) else networks[row.name].size for row in rows}
-    bench = _bench(cfg, labelled, stored, sizes, device, _cells_folder(cfg, inputs))
+    bench = _bench(cfg, labelled, stored, sizes, device, inputs)
     bench = replace(bench, heads=heads)
     networks = {name: _normalised(network, cfg, bench) for name, network in networks.items()}
     for row in rows:
@@ -212,7 +225,7 @@ def _bench(
     stored: Split,
     sizes: set[int],
     device: torch.device,
-    cells: Path,
+    inputs: str,
 ) -> Bench:
     split = stored.only(labelled.rows)
     for part in split.parts:
@@ -224,6 +237,7 @@ def _bench(
     for task in cfg.tasks:
         for rows in (split.test_rows, *(split.test_rows[inside] for inside in subsets.values())):
             task.check(labelled.labels[task.name][rows])
+    check_shares(cfg, labelled.labels, split)
     return Bench(
         tasks={task.name: task for task in cfg.tasks},
         labels=labelled.labels,
@@ -233,8 +247,9 @@ def _bench(
         pictures=read_pictures([Beton(path) for path in _paths(cfg)], sizes, cfg.memory_gb * 1e9),
         crop=labelled.manifests[0].crop,
         device=device,
-        cells=cells,
+        cells=_cells_folder(cfg, inputs),
         models=Path(cfg.output) / "models" if cfg.keep_models else None,
+        inputs=inputs,
     )
 
 
@@ -277,6 +292,7 @@ def _data(cfg: DownstreamConfig, opened: _Opened) -> Data:
         test_path=cfg.test_data,
         sha256=labelled.sha256,
         synthetic=all(source.synthetic for source in sources),
+        kinds=tuple(dict.fromkeys(source.kind for source in sources)),
         pictures=len(np.union1d(train, test)),
         train_pictures=len(train),
         train_identities=_people(labelled, train),

@@ -69,7 +69,14 @@ def open_labelled(paths: Sequence[str], tasks: Sequence[Task]) -> LabelledSet:
     tables = [_read(field, path, tasks) for field, path in zip(("data", "test_data"), paths, strict=False)]
     table = pa.concat_tables(tables, promote_options="permissive")
     labels = {task.name: task.encode(table) for task in tasks}
-    rows = np.flatnonzero(np.all([task.usable(labels[task.name]) for task in tasks], axis=0))
+    usable = {task.name: task.usable(labels[task.name]) for task in tasks}
+    for task in tasks:
+        if not usable[task.name].any():
+            raise ConfigError(
+                f"data: {paths[0]} knows {' and '.join(task.columns)} of no picture, which {task.name} needs; take "
+                "it out of 'tasks'"
+            )
+    rows = np.flatnonzero(np.all(list(usable.values()), axis=0))
     if not len(rows):
         raise ConfigError(
             f"data: {paths[0]} has no picture with all labels that 'tasks' need; take tasks out"

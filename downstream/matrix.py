@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -70,6 +72,7 @@ class Bench:
         device: Where networks run.
         cells: Folder that keeps the trained cells until all are there, each a run of minutes or hours.
         models: Folder for trained networks; None: they are not kept.
+        inputs: Hash of all that decides the figures.
         heads: Row -> a trained task whose head its own start from.
     """
 
@@ -83,6 +86,7 @@ class Bench:
     device: torch.device
     cells: Path
     models: Path | None
+    inputs: str
     heads: Mapping[str, TaskNetwork] = field(default_factory=dict)
 
     @property
@@ -170,11 +174,6 @@ def _regressions(
         groups.setdefault(complete.tobytes(), []).append(task)
     for mask, together in groups.items():
         known = rows[np.frombuffer(mask, np.bool_)]
-        if len(known) < 2:
-            raise ConfigError(
-                f"fractions: at {fraction:g} only {len(known)} pictures have all labels of {together[0].name}; "
-                "raise it"
-            )
         people = np.where(bench.people[known] >= 0, bench.people[known], -1 - known % GROUPS)
         targets = {task.name: task.targets(bench.labels[task.name][known]) for task in together}
         fits = ridge(features[known], targets, people, features[test])
@@ -211,6 +210,33 @@ def trainings(cfg: DownstreamConfig, parts: int) -> list[Training]:
         and not (mode == "frozen" and isinstance(task, Recognition))  # it has no head to train
         and (not wanted or wanted & {(task.name, fraction), (task.name, None)})
     ]
+
+
+def check_shares(cfg: DownstreamConfig, labels: Mapping[str, Array], split: Split) -> None:
+    """Refuse a share of the labels that leaves the linear readout of a task fewer than two pictures.
+
+    A head can be trained on one, which every share has.
+
+    Raises:
+        ConfigError: naming the task, and the smallest share that is enough.
+    """
+    fitted = [task.name for task in cfg.tasks if not isinstance(task, Recognition)]
+    for name, fraction, part in product(fitted, sorted(cfg.fractions), split.parts):
+        known = np.asarray(np.isfinite(labels[name][part.labels(1.0)]).all(axis=1), np.bool_)
+        count = known[: len(part.labels(fraction))].sum()
+        if "linear" in cfg.modes and count < 2:
+            raise ConfigError(
+                f"fractions: at {fraction:g} {('no picture', 'only 1 picture')[count]} to learn from has all labels "
+                f"of {name}; {_enough(known)}"
+            )
+
+
+def _enough(known: NDArray[np.bool_]) -> str:
+    """The smallest share with two of the (N,) pictures in their fixed order."""
+    if known.sum() < 2:
+        return "take the task out"
+    share = (np.flatnonzero(known)[1] + 1) / len(known)
+    return f"two are needed, and {math.ceil(1e4 * share) / 1e4:g} is the smallest share that has them"
 
 
 def run(each: Training, network: Network, bench: Bench, cfg: DownstreamConfig) -> Prediction:
@@ -271,7 +297,7 @@ def _learn(
             head = safetensors.load(kept.read_bytes())
         model = phase(recipe, head, frozen=False)
     if bench.models:
-        note = {"row": each.row, "mode": each.mode, "fraction": f"{each.fraction:g}"}
+        note = {"row": each.row, "mode": each.mode, "fraction": f"{each.fraction:g}", "inputs": bench.inputs}
         save_model(each.path(bench.models).with_suffix(".safetensors"), model, bench.crop, note)
     return model.predict_rows(pictures, _test(bench, each), str(each))
 

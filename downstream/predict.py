@@ -32,6 +32,7 @@ from downstream import drawing
 from downstream.evaluate import choose_device
 from downstream.features import resize
 from downstream.model import TaskNetwork, load_model
+from downstream.results import claim
 from downstream.tasks.task import SIDE, Array
 
 VERSION = 1
@@ -194,8 +195,8 @@ def tiles(
     for number, face in enumerate(faces, first):
         drawn: dict[CropConfig, Image.Image] = {}
         for model, cut in zip(models, face.cuts, strict=True):
-            seen = drawn.get(model.crop, cut.picture)
-            drawn[model.crop] = model.network.task.draw(seen, cut.prediction)
+            seen, task = drawn.get(model.crop, cut.picture), model.network.task
+            drawn[model.crop] = task.draw(seen, task.shown(cut.prediction, regressed=False))
         for tile in drawn.values():
             yield f"{number}   score {face.score:.3f}", tile
 
@@ -210,9 +211,10 @@ def predict(models: Sequence[Path], pictures: Sequence[Path], output: Path, devi
     of pictures, but for their names.
 
     Raises:
-        ConfigError: a model or a picture is not there, or another run writes to the same folder.
+        ConfigError: a model or a picture is not there, the folder is another command's, or another run writes to it.
     """
     listed = find_pictures(pictures, output)
+    claim(output, "--output", "predictions.json")
     place = choose_device(device)
     opened = [open_model(path, place) for path in models]
     predictor = Predictor(opened, place)

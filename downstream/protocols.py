@@ -55,9 +55,9 @@ class Column(Config):
     """column"""
     column: str = "split"
     """Which column."""
-    train: tuple[str, ...] = ("train",)
+    train: tuple[str | int | bool, ...] = ("train",)
     """Its values for training."""
-    test: tuple[str, ...] = ("test",)
+    test: tuple[str | int | bool, ...] = ("test",)
     """Its values for testing."""
 
     def parts(self, labels: pa.Table, identities: Indices, _first_test: int, _seed: int) -> list[Part]:
@@ -69,13 +69,13 @@ class Column(Config):
         values = column_of(labels, self.column, "protocol.column")
         if both := set(self.train) & set(self.test):
             raise ConfigError(
-                f"protocol: '{min(both)}' is both learnt from and tested on; take it out of one"
+                f"protocol: {min(map(repr, both))} is both learnt from and tested on; take it out of one"
             )
         for value in (*self.train, *self.test):
             if value not in values:
-                known = ", ".join(sorted({str(v) for v in values if v is not None}))
+                known = ", ".join(sorted({repr(v) for v in values if v is not None}))
                 raise ConfigError(
-                    f"protocol: no row has '{value}' in column '{self.column}' (there are: {known})"
+                    f"protocol: no row has {value!r} in column '{self.column}' (there are: {known})"
                 )
         train, test = (np.flatnonzero(np.isin(values, list(names))) for names in (self.train, self.test))
         return [(train, test)]
@@ -107,8 +107,8 @@ class Folds(Config):
             folds = sorted(set(values[identities == person].tolist()) - {None})
             if len(folds) > 1:
                 raise ConfigError(
-                    f"protocol: person {person} is in folds {folds[0]} and {folds[1]} of '{self.column}'; a person "
-                    "must be in one"
+                    f"protocol: person {name_of(labels, identities, person)} is in folds {folds[0]} and {folds[1]} "
+                    f"of '{self.column}'; a person must be in one"
                 )
         return [
             (np.flatnonzero(known & (values != name)), np.flatnonzero(known & (values == name)))
@@ -134,6 +134,13 @@ class Sets(Config):
 
 
 Protocol = Annotated[People | Column | Folds | Sets, Field(discriminator="kind")]
+
+
+def name_of(labels: pa.Table, identities: Indices, person: int) -> str:
+    """What the set calls a person: a name where it has names, else the number."""
+    names = labels.column("identity_name") if "identity_name" in labels.column_names else None
+    known = None if names is None else names[int(np.flatnonzero(identities == person)[0])].as_py()
+    return f"'{known}'" if known else str(person)
 
 
 def column_of(labels: pa.Table, name: str, field: str) -> NDArray[Any]:

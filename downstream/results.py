@@ -19,6 +19,15 @@ from pretrain import log
 # Goes up when the same settings, data and weights would lead to other figures.
 VERSION = 3
 
+_MARKS = {
+    "set.beton": "a data set",
+    "run.json": "a pretraining",
+    "metrics.json": "an evaluation",
+    "predictions.json": "predictions",
+    "verification.json": "a verification",
+}
+"""The file by which a folder is known to be a command's own."""
+
 
 class Measurement(Config):
     """One figure of one row."""
@@ -95,6 +104,8 @@ class Data(Config):
     """Of the .beton, or of the hashes of both."""
     synthetic: bool
     """Whether the faces are rendered."""
+    kinds: tuple[str, ...] = ()
+    """What kinds of source the pictures are from, such as affectnet or csv; empty where an older run does not say."""
     pictures: int
     """Pictures with all labels that are learnt from or tested on."""
     train_pictures: int
@@ -212,6 +223,10 @@ def read_metrics(run: str | Path) -> Metrics:
         return Metrics.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; run 'python -m downstream CONFIG' first") from None
+    except NotADirectoryError:
+        raise ConfigError(
+            f"{run} is no run directory; give the folder that 'python -m downstream CONFIG' wrote"
+        ) from None
     except pydantic.ValidationError as error:
         raise ConfigError(f"{path}: {error.errors()[0]['msg']}; delete it and evaluate again") from None
 
@@ -243,6 +258,41 @@ def inputs_hash(cfg: DownstreamConfig) -> str:
     parts += [sha256_file(path) for task in cfg.tasks for path in task.files]
     parts += [sha256_file(path) for path in cfg.heads.values()]
     return hashlib.sha256("/".join(parts).encode()).hexdigest()[:16]
+
+
+def claim(folder: str | Path, field: str, mine: str) -> None:
+    """Make the folder that a command writes to, before it does anything else.
+
+    Args:
+        folder: Which.
+        field: What it is called in messages.
+        mine: The file in it that marks the command's own work.
+
+    Raises:
+        ConfigError: it cannot be a folder, or holds what another command has made.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{field}: {folder} cannot be a folder ({error.strerror}); name another one"
+        ) from None
+    for name, what in _MARKS.items():
+        if name != mine and (Path(folder) / name).exists():
+            raise ConfigError(f"{field}: {folder} holds {what}; name a folder of its own")
+
+
+def refuse_other(cfg: DownstreamConfig, inputs: str) -> None:
+    """Keep a finished evaluation from being written over.
+
+    Raises:
+        ConfigError: the folder holds one with other inputs.
+    """
+    if (Path(cfg.output) / "metrics.json").exists() and read_metrics(cfg.output).inputs != inputs:
+        raise ConfigError(
+            f"output: {cfg.output} holds another evaluation, of other settings, data or weights (see its "
+            "config.yaml); name another output=FOLDER or delete it"
+        )
 
 
 def weights(row: Initialisation) -> str | None:

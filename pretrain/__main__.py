@@ -43,7 +43,11 @@ def _pretrain(words: Sequence[str]) -> int:
     )
     parser.add_argument("config", help="a YAML file, for example configs/pretrain/demo.yaml")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for example epochs=10 optimizer.name=sgd"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="for example epochs=10 optimizer.name=sgd",
     )
     arguments = parser.parse_args(words)
     config = configs.load(arguments.config, arguments.overrides, schema=PretrainConfig)
@@ -103,7 +107,7 @@ def _flops(words: Sequence[str]) -> int:
         "matrix products and attention, of all views and networks. Nothing is trained.",
     )
     parser.add_argument("config", help="a YAML file, for example configs/pretrain/swav.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for a run")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="as for a run")
     arguments = parser.parse_args(words)
     config = configs.load(arguments.config, arguments.overrides, schema=PretrainConfig)
     print(f"{step_multiply_adds(config) / 1e9:.2f} G multiply-adds a picture")

@@ -147,6 +147,10 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (FileNotFoundError, SafetensorError, OSError) as error:
         raise ConfigError(f"{path}: cannot be read as a backbone ({error}); pretrain first") from None
+    if "task" in metadata:
+        raise ConfigError(
+            f"{path}: holds a trained task, not a backbone; give the file that it was trained from"
+        )
     if metadata.get("architecture") not in _BLOCKS:
         raise ConfigError(f"{path}: its header names no known architecture; was it written by facerep?")
     return tensors, metadata

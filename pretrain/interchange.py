@@ -218,6 +218,7 @@ _ABOUT = {
     "row": "of the evaluation that trained it",
     "mode": "of the training",
     "fraction": "of the labels that it learnt from",
+    "inputs": "hash of the evaluation's settings, data and weights",
     "architecture": "torchvision's name",
     "width": "of the four stages, as a multiple of torchvision's",
     "method": "how it was trained",
@@ -239,11 +240,13 @@ def write_card(
 ) -> Path:
     """Write a model card beside ``target``: what ``metadata`` say, and those ``figures`` that agree with ``only``.
 
+    The figures are those of all test pictures. Where ``metadata`` name the inputs of an evaluation, they must be its.
+
     Returns:
         Its path: ``target`` with ``.md`` added.
 
     Raises:
-        ConfigError: ``figures`` is no metrics.json.
+        ConfigError: ``figures`` is no metrics.json, is of another evaluation, or has no such figure.
     """
     card = target.with_name(target.name + ".md")
     with atomic_write(card, "w") as file:
@@ -269,7 +272,7 @@ def _card(
     if figures is None:
         yield "No figures were given."
     else:
-        yield from _figures(figures, only)
+        yield from _figures(figures, only, metadata.get("inputs"))
     yield ""
     yield "## Use"
     yield ""
@@ -278,19 +281,31 @@ def _card(
     yield "not agreed to it. What it is worth was measured on the data above; on other people it may be worth less."
 
 
-def _figures(path: Path, only: Mapping[str, Any]) -> Iterator[str]:
+def _figures(path: Path, only: Mapping[str, Any], inputs: str | None) -> Iterator[str]:
+    only = {"subset": "all", **only}
     try:
         metrics = json.loads(path.read_bytes())
         synthetic = metrics["data"]["synthetic"]
         measured = [
             m for m in metrics["measurements"] if all(m[field] == value for field, value in only.items())
         ]
+        other = inputs is not None and metrics["inputs"] != inputs
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: no metrics.json of python -m downstream ({error})") from None
+    if other:
+        raise ConfigError(
+            f"{path}: of another evaluation than the one that trained it; give that one's metrics.json"
+        )
+    if not measured:
+        wanted = ", ".join(f"{field} {value}" for field, value in only.items())
+        raise ConfigError(
+            f"{path}: has no figure of {wanted}; give the metrics.json in which it was measured"
+        )
     yield f"From `{path}`{', on rendered faces' if synthetic else ''}; brackets hold the 95 % interval."
     yield ""
     yield "| row | task | mode | labels | metric | value |"
     yield "|---|---|---|---|---|---|"
     for m in measured:
         value = f"{m['value']:.4g} [{m['low']:.4g}, {m['high']:.4g}]"
-        yield f"| {m['row']} | {m['task']} | {m['mode']} | {m['fraction']:g} | {m['metric']} | {value} |"
+        metric = m["metric"] + {"%": " (%)", "deg": " (°)", "": ""}[m["unit"]]
+        yield f"| {m['row']} | {m['task']} | {m['mode']} | {100 * m['fraction']:g} % | {metric} | {value} |"

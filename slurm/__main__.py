@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     chain.set_defaults(do=_pipeline)
     for command in (submit, chain):
         command.add_argument("config", help="YAML file")
-        command.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+        command.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=_OVERRIDES)
         place = command.add_mutually_exclusive_group()
         place.add_argument("--cluster", metavar="FILE", help="where to run; default: SLURM if there is one")
         place.add_argument("--local", action="store_true", help="run on this machine")

@@ -122,6 +122,23 @@ def test_both_ways_to_the_data(project: Path) -> None:
         )
 
 
+def test_the_ready_config_for_ones_own_csv(project: Path) -> None:
+    rows = "[{kind: checkpoint, name: it, path: runs/demo/pretrain/backbone.safetensors}, {kind: pixels, name: px}]"
+    words = [
+        "data=runs/data/mine/set.beton",
+        "output=runs/csv",
+        f"initialisations={rows}",
+        "fractions=[1.0, 0.5]",
+    ]
+    command = [sys.executable, "-m", "downstream", "configs/downstream/csv.yaml", *words]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((project / "runs/csv/metrics.json").read_text())
+    assert metrics["rows"][0]["image_size"] == 48, "as the backbone's header says"
+    assert metrics["data"]["kinds"] == ["csv"]
+    assert {m["task"] for m in metrics["measurements"]} == {"affect"}
+
+
 def test_what_is_damaged_is_said(project: Path) -> None:
     lines = (project / "my/faces.txt").read_text().splitlines()
     (project / "my/faces.txt").write_text("\n".join([lines[0].rpartition(" ")[0], *lines[1:]]) + "\n")

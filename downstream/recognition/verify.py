@@ -29,7 +29,7 @@ from downstream.recognition.protocols import (
     unit,
 )
 from downstream.recognition.sets import BATCH, Pictures, open_pairs, open_templates
-from downstream.results import weights
+from downstream.results import claim, weights
 
 VERSION = 1
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
@@ -87,6 +87,7 @@ def verify(cfg: VerifyConfig) -> VerificationResults:
 
     if finished(cfg):
         return read_verification(cfg.output)
+    claim(cfg.output, "output", "verification.json")
     inputs, path = inputs_hash(cfg), Path(cfg.output) / "verification.json"
     started = time.monotonic()
     device = choose_device(cfg.device)

@@ -7,7 +7,7 @@ in the test pictures, on whose resamples the stored predictions of both rows are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +21,8 @@ from downstream.reports.gallery import write_pictures
 from downstream.reports.paired import least_sign_p, paired
 from downstream.reports.runs import CELL, Run, figures_of, open_runs, truth_of
 from downstream.reports.sheet import Sheet
-from downstream.reports.tables import held_out, number, of_people
+from downstream.reports.tables import caution, clear, held_out, number, of_people
+from downstream.tasks import Task
 
 Pair = tuple[str, str]
 """A pretrained row and the one it is compared with."""
@@ -54,9 +55,9 @@ def compare_runs(words: Sequence[str], output: str | None = None) -> tuple[Sheet
     figures = _in_order(figures_of(runs))
     differences = _differences(runs, figures)
     if output is not None:
-        values_sheet(runs, figures, each=True).write(Path(output), "values")
+        drawn = write_pictures(runs, figures, Path(output))
+        values_sheet(runs, figures, each=True).write(Path(output), "values", drawn)
         differences_sheet(runs, differences).write(Path(output), "differences")
-        write_pictures(runs, figures, Path(output))
     return values_sheet(runs, _leading(figures), each=False), differences_sheet(runs, _leading(differences))
 
 
@@ -106,12 +107,14 @@ def values_sheet(runs: Sequence[Run], figures: pd.DataFrame, each: bool) -> Shee
     bold = pd.DataFrame(False, values.index, values.columns)
     means = values[leads]
     best = means.min(axis=1).where(cells["better"].to_numpy() == "lower", means.max(axis=1))
-    bold[leads] = means.eq(best, axis=0).mul(means.count(axis=1) > 1, axis=0)
+    # By the digits that are shown, so that what reads alike stands out alike.
+    shown = pd.Series([number(value, unit) for value, unit in zip(best, units, strict=True)], values.index)
+    bold[leads] = text[leads].eq(shown, axis=0).mul(means.count(axis=1) > 1, axis=0)
     return Sheet(
         caption=_caption(runs) + " Bold: the best of the rows.",
         values=_named(values, cells),
-        text=_named(text, cells),
-        bold=_named(bold, cells),
+        text=_named(text, cells, tasks=_tasks(runs)),
+        bold=_named(bold, cells, tasks=_tasks(runs)),
         notes=(
             *(
                 f"run {i + 1}: {run.name + ', ' if run.name else ''}{run.folder}"
@@ -130,13 +133,31 @@ def _caption(runs: Sequence[Run]) -> str:
     return text + (" Synthetic faces." if data.synthetic else "")
 
 
-def _named(frame: pd.DataFrame, lines: pd.DataFrame, first: Sequence[str] = ()) -> pd.DataFrame:
-    """With the headings of an index; test subsets only where there are some, direction and unit at the metric."""
+def _tasks(runs: Sequence[Run]) -> dict[str, Task]:
+    return {task.name: task for run in runs for task in run.metrics.tasks}
+
+
+def _named(
+    frame: pd.DataFrame,
+    lines: pd.DataFrame,
+    first: Sequence[str] = (),
+    tasks: Mapping[str, Task] | None = None,
+) -> pd.DataFrame:
+    """With the headings of an index; test subsets only where there are some, direction and unit at the metric.
+
+    Given ``tasks``, these and their metrics have titles for readers, else the names of metrics.json.
+    """
     arrow, unit = (
         lines["better"].map({"lower": "↓", "higher": "↑"}),
         lines["unit"].map({"%": " (%)", "deg": " (°)"}),
     )
-    index = lines[[*first, *CELL]].assign(metric=lines["metric"] + unit.fillna("") + " " + arrow)
+    names, cells = lines["metric"], lines[["task", "metric"]].itertuples(index=False, name=None)
+    if tasks is not None:
+        titles = {(task.name, m.name): m.title for task in tasks.values() for m in task.metrics}
+        names = pd.Series([titles[cell] for cell in cells], lines.index, dtype=object)
+    index = lines[[*first, *CELL]].assign(metric=names + unit.fillna("") + " " + arrow)
+    if tasks is not None:
+        index["task"] = [tasks[name].title for name in lines["task"]]
     if (index["subset"] == "all").all():
         index = index.drop(columns="subset")
     return frame.set_axis(pd.MultiIndex.from_frame(index.rename(columns=HEADINGS)), axis=0)
@@ -172,7 +193,12 @@ def differences_sheet(runs: Sequence[Run], differences: pd.DataFrame) -> Sheet:
         )
 
     bold = pd.DataFrame(False, values.index, values.columns)
-    bold["difference"] = (values["low"] > 0) | (values["high"] < 0)
+    bold["difference"] = [
+        clear(difference, low, high, unit)
+        for difference, low, high, unit in zip(
+            values["difference"], values["low"], values["high"], units, strict=True
+        )
+    ]
     first = runs[0].metrics
     if differences["low"].notna().any():
         note = (
@@ -188,8 +214,8 @@ def differences_sheet(runs: Sequence[Run], differences: pd.DataFrame) -> Sheet:
         caption=_caption(runs)
         + " Differences, row − against. Bold: the interval over people leaves out zero.",
         values=_named(values, differences, ["row", "against"]),
-        text=_named(_text(values, show), differences, ["row", "against"]),
-        bold=_named(bold, differences, ["row", "against"]),
+        text=_named(_text(values, show), differences, ["row", "against"], _tasks(runs)),
+        bold=_named(bold, differences, ["row", "against"], _tasks(runs)),
         notes=(
             note,
             "±: standard deviation of the differences over the pairs of seeds; better in: so many of them. Where two "
@@ -197,6 +223,7 @@ def differences_sheet(runs: Sequence[Run], differences: pd.DataFrame) -> Sheet:
             f"The smallest p that the two-sided sign test can give: {least or 'none, without pairs'}. The paired "
             "t-test takes the differences as normal, which few pairs cannot show.",
             "No p is corrected for the number of lines.",
+            *filter(None, [caution(first.data)]),
         ),
     )
 

@@ -75,7 +75,8 @@ def strips(metrics: Metrics, labelled: LabelledSet, predictions: Predictions, co
             if cell is None:
                 continue
             mode, fraction = cell
-            values = predictions[f"{name}/{task.name}/{mode}/{fraction:g}"].astype(np.float64)
+            stored = predictions[f"{name}/{task.name}/{mode}/{fraction:g}"].astype(np.float64)
+            values = task.shown(stored, regressed=mode == "linear")
             errors = task.errors(values, truth)
             if picked is None:
                 order = np.argsort(errors, kind="stable")
@@ -84,7 +85,7 @@ def strips(metrics: Metrics, labelled: LabelledSet, predictions: Predictions, co
                 task.draw(_picture(betons, labelled, int(predictions["rows"][i])), values[i], truth[i])
                 for i in picked
             ]
-            columns = count if drawn[0].width == drawn[0].height else min(count, 3)
+            columns = count if drawn[0].width == drawn[0].height else min(count, 2)
             shown = [quantity(float(errors[i]), task.metrics[0].unit) for i in picked]
             yield Strip(task, name, mode, fraction, [_uri(picture) for picture in drawn], shown, columns)
 

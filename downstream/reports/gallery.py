@@ -21,7 +21,7 @@ from downstream.tasks.landmarks import Landmarks
 from downstream.tasks.task import Array
 
 
-def write_pictures(runs: Sequence[Run], figures: pd.DataFrame, folder: Path) -> None:
+def write_pictures(runs: Sequence[Run], figures: pd.DataFrame, folder: Path) -> list[str]:
     """SVG files for each mode and share of the labels at which a task was measured.
 
     Where the labels are not at hand, only the action units are drawn, which takes the figures alone.
@@ -30,7 +30,11 @@ def write_pictures(runs: Sequence[Run], figures: pd.DataFrame, folder: Path) -> 
         runs: The runs.
         figures: Of :func:`downstream.reports.runs.figures_of`.
         folder: Where they are written.
+
+    Returns:
+        Their names.
     """
+    written: list[str] = []
     truth = truth_of(runs)
     tasks = {task.name: task for run in runs for task in run.metrics.tasks}
     figures = figures[~figures["repeated"] & (figures["subset"] == "all")]
@@ -45,8 +49,10 @@ def write_pictures(runs: Sequence[Run], figures: pd.DataFrame, folder: Path) -> 
             if predictions:
                 drawn |= dict(_predicted(tasks[name], predictions, truth.labels[name], stem, title))
         for file_name, picture in drawn.items():
-            with atomic_write(folder / f"{file_name}.svg") as file:
+            written.append(f"{file_name}.svg")
+            with atomic_write(folder / written[-1]) as file:
                 file.write(picture)
+    return written
 
 
 def _units(figures: pd.DataFrame, title: str) -> bytes:
@@ -90,5 +96,5 @@ def _predicted(
         for row, seeds in predictions.items():
             classes = np.tile(truth[:, 0].astype(int), len(seeds))
             guesses = np.concatenate([seed.argmax(axis=1) for seed in seeds])
-            picture = pictures.confusion(classes, guesses, task.classes, f"{row}: {title}")
-            yield f"{stem}-{quote(row, safe=' ')}", picture
+            picture = pictures.confusion(classes, guesses, task.classes, f"{row}: {title}", seeds=len(seeds))
+            yield f"{stem}-{quote(row.replace(' ', '_'), safe='')}", picture

@@ -23,16 +23,20 @@ from downstream.reports import figures, pictures
 from downstream.reports.examples import Predictions, labelled_set, strips
 from downstream.reports.tables import (
     Line,
+    caution,
+    clear,
     heading,
     held_out,
     lines,
     number,
+    of_people,
     percent,
     pretrained_rows,
     quantity,
     span,
+    unseen,
 )
-from downstream.results import Metrics, Results, read_curve, read_metrics
+from downstream.results import Metrics, Results, Row, read_curve, read_metrics
 from downstream.tasks.expression import Expression
 
 SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 4, 12, 72
@@ -43,6 +47,8 @@ WAYS: dict[Mode, str] = {
     "finetune": "fine-tuning",
 }
 """How something was learnt, in words."""
+PHRASES = {"random": "the same network untrained", "pixels": "raw pixels"}
+"""What the baselines are, in words."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +112,16 @@ def _render(cfg: ReportConfig, results: Results) -> str:
     )
     environment.filters |= {"number": number, "quantity": quantity, "span": span}
     environment.filters |= {"percent": percent, "heading": heading, "held_out": held_out}
+    environment.filters |= {"of_people": of_people, "unseen": unseen, "caution": caution}
     return environment.get_template("page.html").render(
         cfg=cfg,
         results=results,
         metrics=metrics,
         zip=zip,
+        clear=clear,
+        baselines_said=_listed(
+            list(dict.fromkeys(PHRASES.get(row.kind, "others") for row in _baselines(metrics)))
+        ),
         cards=cards,
         way=WAYS[mode],
         ways=WAYS,
@@ -118,7 +129,7 @@ def _render(cfg: ReportConfig, results: Results) -> str:
         sentence=sentence(cards, metrics),
         leading=_grouped(lines(metrics, leading_only=True)),
         every=_grouped(line for line in lines(metrics, leading_only=False) if "_au" not in line.metric.name),
-        baselines=list(dict.fromkeys(c.baseline for c in metrics.comparisons)),
+        baselines=[row.name for row in _baselines(metrics)],
         efficiency=figures.label_efficiency(metrics, learnt) if learnt else None,
         strips=list(strips(metrics, labelled, predictions, cfg.examples)),
         plane=_plane(metrics, labelled, predictions),
@@ -198,14 +209,19 @@ def sentence(cards: Sequence[Card], metrics: Metrics) -> str:
     labels = next(iter(line.values.values())).train_labels
     start = f"With {percent(line.fraction)} of the labels ({labels} pictures) and {WAYS[line.mode]}, "
     kinds = {row.name: row.kind for row in metrics.rows}
-    phrases = {"random": "the same network untrained", "pixels": "raw pixels"}
-    others = _listed([phrases.get(kinds[name], name) for name in line.comparisons])
+    others = _listed([PHRASES.get(kinds[name], name) for name in line.comparisons])
     good = [card.title.lower() for card in cards if card.good]
     rest = [card.title.lower() for card in cards if not card.good]
     if not good:
         return f"{start}the pretrained backbone does not clearly beat {others} on any task."
     text = f"{start}the pretrained backbone beats {others} on {_listed(good)}"
     return text + (f", but not clearly on {_listed(rest)}." if rest else ".")
+
+
+def _baselines(metrics: Metrics) -> list[Row]:
+    """What is compared with, in the order of the comparisons."""
+    rows = {row.name: row for row in metrics.rows}
+    return [rows[name] for name in dict.fromkeys(c.baseline for c in metrics.comparisons)]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -58,7 +58,8 @@ def paper_sheet(table: PaperTable) -> Sheet:
     if not measured:
         folder = next(iter(table.evaluations.values()))[0]
         raise ConfigError(
-            f"tables: {folder} measures nothing of {table.printed}; take the table or the run out"
+            f"tables: {folder} measures nothing of {table.printed}{_lacking(paper, figures)}; take the table or the "
+            "run out"
         )
     lines = [*_printed_lines(paper), *measured]
     if paper.by_share:
@@ -84,6 +85,17 @@ def paper_sheet(table: PaperTable) -> Sheet:
         notes=paper.notes,
         more={"std": spread},
     )
+
+
+def _lacking(paper: Printed, figures: Mapping[str, pd.DataFrame]) -> str:
+    """What keeps figures of the right task out of every column."""
+    found = [frame[frame["task"] == paper.task] for frame in figures.values()]
+    if all(frame.empty for frame in found):
+        return f": it has no task {paper.task}"
+    wanted = dict.fromkeys(column.subset for column in paper.columns if column.metric)
+    if missing := [name for name in wanted if not any((frame["subset"] == name).any() for frame in found)]:
+        return f": it has no 'subsets' called {', '.join(missing)}"
+    return ""
 
 
 def _refuse_other_settings(name: str, paper: Printed, run: Run) -> None:
@@ -202,18 +214,30 @@ def _caption(paper: Printed, runs: Mapping[str, Sequence[Run]]) -> str:
     measured = ", ".join(
         _measured(name, of_evaluation[0].metrics.data) for name, of_evaluation in runs.items()
     )
+    other = [
+        data.path
+        for name, of_evaluation in runs.items()
+        if (data := of_evaluation[0].metrics.data).kinds != (paper.corpora[name],) and not data.synthetic
+    ]
     text = f"{paper.title}. Printed: {paper.source}. Measured here: {measured}."
     if any(run.metrics.data.synthetic for of_evaluation in runs.values() for run in of_evaluation):
         text += (
             " Synthetic faces: what was measured here is of rendered faces, not of the data in the title, and cannot "
             "be compared with what is printed."
         )
+    if other:
+        text += (
+            f" Other data: {', '.join(other)} is not known to be the data in the title, and what was measured on it "
+            "cannot be compared with what is printed."
+        )
     return f"{text} Bold: the best of {block}, printed and measured apart. An empty cell was not measured."
 
 
 def _measured(name: str, data: Data) -> str:
     """What an evaluation was measured on."""
+    path = data.test_path or data.path
+    kinds = f" ({', '.join(data.kinds)})" if data.kinds else ""
     return f"{name} " * bool(name) + (
-        f"{data.test_pictures} test pictures{of_people(data.test_identities)}, trained on up to "
+        f"{data.test_pictures} test pictures{of_people(data.test_identities)} of {path}{kinds}, trained on up to "
         f"{data.train_pictures} others"
     )

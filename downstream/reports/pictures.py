@@ -22,6 +22,8 @@ Format = Literal["svg", "png"]
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#8C8C00")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 DPI = 200
+LETTER = 0.085
+"""Inches for a letter of a title, which is more than most take."""
 MOST = 0.9
 """Share of the pictures of its best row that a plot of errors has room for."""
 JOINED = 25
@@ -176,6 +178,7 @@ def confusion(
     classes: Sequence[str],
     title: str = "",
     form: Format = "svg",
+    seeds: int = 1,
 ) -> bytes:
     """How often each class is taken for each: shares of the true class in %, and the number of its pictures.
 
@@ -185,14 +188,17 @@ def confusion(
         classes: Their names.
         title: Above all.
         form: Of the file.
+        seeds: So often is each picture among the N.
     """
     counts = np.zeros((len(classes), len(classes)))
     np.add.at(counts, (truth, prediction), 1)
     total = counts.sum(axis=1)
     shares = 100 * counts / total.clip(1)[:, None]
     side = 1.6 + 0.46 * len(classes)
+    heading = f"{title}\n% of the true class".strip()
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(side + 0.5, side))
+        wide = max(side + 0.5, 0.2 + LETTER * max(map(len, heading.splitlines())))
+        figure = Figure(figsize=(wide, side))
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         for (i, j), share in np.ndenumerate(shares):
@@ -200,14 +206,12 @@ def confusion(
                 axes.text(
                     j, i, f"{share:.0f}", ha="center", va="center", color="white" if share > 55 else INK
                 )
-        names = [f"{name} ({n:.0f})" for name, n in zip(classes, total, strict=True)]
+        names = [f"{name} ({n / seeds:.0f})" for name, n in zip(classes, total, strict=True)]
         axes.set_yticks(range(len(classes)), names)
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set(
-            xlabel="predicted",
-            ylabel="true (number of pictures)",
-            title=f"{title}\n% of the true class".strip(),
-        )
+        axes.set(xlabel="predicted", ylabel="true (number of pictures)")
+        # Over the whole figure: the axes alone may be narrower than the title.
+        figure.suptitle(heading, x=0.1 / wide, ha="left", size=10, color=INK)
         return _bytes(figure, form)

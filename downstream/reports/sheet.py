@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 from tabulate import tabulate
@@ -58,14 +59,18 @@ class Sheet:
     notes: tuple[str, ...] = ()
     more: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
-    def html(self) -> str:
-        """A page of its own."""
+    def html(self, pictures: Sequence[str] = ()) -> str:
+        """A page of its own; below the table the pictures of these files, which lie beside it."""
         table = self._styler(html.escape).set_table_styles(_HTML_RULES)
         body = table.set_caption(html.escape(self.caption)).to_html(sparse_columns=True)
         notes = "".join(f"<li>{html.escape(note)}</li>\n" for note in self.notes)
         head = '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Table</title>\n'
         style = "<style>body {margin: 2em} ul {font: 14px sans-serif; max-width: 60em}</style>\n"
-        return f"{head}{style}{body}<ul>\n{notes}</ul>\n" if notes else f"{head}{style}{body}"
+        shown = "".join(
+            f'<p><a href="{quote(name)}"><img src="{quote(name)}" alt="{html.escape(name)}"></a></p>\n'
+            for name in pictures
+        )
+        return f"{head}{style}{body}{f'<ul>{chr(10)}{notes}</ul>{chr(10)}' * bool(notes)}{shown}"
 
     def markdown(self) -> str:
         """A paragraph, a table with pipes, and a list of notes."""
@@ -109,9 +114,9 @@ class Sheet:
         """Fixed width."""
         return "\n".join([_tabulate(_escaped(self.text, str, str), "simple", "\n"), *self.notes])
 
-    def write(self, folder: Path, name: str) -> None:
-        """``name``.html, .md, .tex and .json in ``folder``."""
-        texts = {"html": self.html(), "md": self.markdown(), "tex": self.latex()}
+    def write(self, folder: Path, name: str, pictures: Sequence[str] = ()) -> None:
+        """``name``.html, which shows ``pictures`` of the folder, .md, .tex and .json in ``folder``."""
+        texts = {"html": self.html(pictures), "md": self.markdown(), "tex": self.latex()}
         for suffix, text in texts.items():
             with atomic_write(folder / f"{name}.{suffix}", "w") as file:
                 file.write(text)

@@ -13,7 +13,19 @@ from data_prep.files import atomic_write
 from downstream.config import Study
 from downstream.reports import figures
 from downstream.reports.paired import least_sign_p, paired
-from downstream.reports.tables import Line, heading, held_out, lines, number, of_people, percent, span
+from downstream.reports.tables import (
+    Line,
+    caution,
+    clear,
+    heading,
+    held_out,
+    lines,
+    number,
+    of_people,
+    of_subset,
+    percent,
+    span,
+)
 from downstream.results import Metrics, read_curve, read_metrics
 
 MODES = {
@@ -42,7 +54,22 @@ def _evaluations(runs: Sequence[str]) -> list[Metrics]:
             raise ConfigError(f"runs: {run} and {runs[0]} have other splits; evaluate both on the same set")
         if [row.name for row in other.rows] != [row.name for row in first.rows]:
             raise ConfigError(f"runs: {run} and {runs[0]} have other rows; give them the same names")
+    measured = [dict.fromkeys(line.key for line in lines(other, leading_only=False)) for other in evaluations]
+    every = dict.fromkeys(chain.from_iterable(measured))
+    for run, own in zip(runs, measured, strict=True):
+        for task, mode, fraction, subset, metric in every:
+            if (task, mode, fraction, subset, metric) not in own:
+                raise ConfigError(
+                    f"runs: {run} lacks {metric} of {task}, {mode}, {percent(fraction)} of the labels"
+                    f"{of_subset(subset)}, which another run of the study has; evaluate all alike"
+                )
     return evaluations
+
+
+def _side_by_side(evaluations: Sequence[Metrics], leading_only: bool) -> list[tuple[Line, ...]]:
+    """Each line of the first evaluation with the same one of the others."""
+    found = [{line.key: line for line in lines(each, leading_only)} for each in evaluations]
+    return [tuple(own[key] for own in found) for key in found[0]]
 
 
 def _study(study: Study, evaluations: list[Metrics], output: Path) -> Iterator[str]:
@@ -61,15 +88,16 @@ def _study(study: Study, evaluations: list[Metrics], output: Path) -> Iterator[s
         f"pictures{of_people(data.test_identities)}; one split and one subset of the labels for all. "
         f"Brackets hold the 95 % interval over {held_out(data)} "
         f"({evaluations[0].bootstrap_samples} resamples); a difference is bold where its interval leaves out "
-        f"zero. The metrics are defined in [downstream.md](downstream.md). Measured with {versions}."
+        f"zero. {caution(data)}{' ' * bool(caution(data))}The metrics are defined in [downstream.md](downstream.md). "
+        f"Measured with {versions}."
     )
     if study.pretrain:
         picture = output.with_name(f"{output.stem}-{study.title.lower().replace(' ', '-')}.svg")
         with atomic_write(picture) as file:
             file.write(figures.as_svg(figures.pretraining(read_curve(study.pretrain))))
         yield f"\n![The loss and the probes during the pretraining]({picture.name})"
-    leading = list(zip(*(lines(e, leading_only=True) for e in evaluations), strict=True))
-    every = list(zip(*(lines(e, leading_only=False) for e in evaluations), strict=True))
+    leading = _side_by_side(evaluations, leading_only=True)
+    every = _side_by_side(evaluations, leading_only=False)
     rest = [same for same in every if same not in leading and "_au" not in same[0].metric.name]
     for mode, title in MODES.items():
         yield from _section(
@@ -115,7 +143,8 @@ def _table(metrics: Metrics, table: list[tuple[Line, ...]]) -> Iterator[str]:
         first = same[0]
         unit = first.metric.unit
         arrow = "↓" if first.metric.better == "lower" else "↑"
-        cells = [first.task.title, f"{heading(first.metric)} {arrow}", percent(first.fraction)]
+        metric = f"{heading(first.metric)} {arrow}{of_subset(first.subset)}"
+        cells = [first.task.title, metric, percent(first.fraction)]
         for name in names:
             cells.append(_values([x.values[name].value for x in same if name in x.values], unit))
         for name in baselines:
@@ -139,7 +168,7 @@ def _differences(same: tuple[Line, ...], baseline: str) -> tuple[str, str]:
     texts = []
     for c in compared:
         text = f"{number(c.difference, unit, sign=True)} {span(c.low, c.high, unit)}"
-        texts.append(f"**{text}**" if c.excludes_zero else text)
+        texts.append(f"**{text}**" if clear(c.difference, c.low, c.high, unit) else text)
     if len(compared) == 1:
         return texts[0], ""
     tests = paired([c.difference for c in compared], [0.0] * len(compared), same[0].metric.better)

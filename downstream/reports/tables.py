@@ -11,6 +11,9 @@ from downstream.config import Mode
 from downstream.results import Comparison, Data, Measurement, Metrics
 from downstream.tasks import Metric, Task
 
+FEW = 20
+"""Of fewer resampled people a percentile interval is far too narrow; where the line is drawn is our choice."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -33,6 +36,11 @@ class Line:
     metric: Metric
     values: dict[str, Measurement]
     comparisons: dict[str, Comparison]
+
+    @property
+    def key(self) -> _Key:
+        """What it is of, whatever the evaluation."""
+        return self.task.name, self.mode, self.fraction, self.subset, self.metric.name
 
     @property
     def beats_all(self) -> bool:
@@ -81,11 +89,21 @@ def _key(figure: Measurement | Comparison) -> _Key:
     return figure.task, figure.mode, figure.fraction, figure.subset, figure.metric
 
 
+def digits(unit: str) -> int:
+    """Decimals of a figure as it is shown: two for % and degrees, three for plain numbers."""
+    return 2 if unit else 3
+
+
+def clear(difference: float, low: float, high: float, unit: str) -> bool:
+    """Whether the interval of a difference leaves out zero, and the difference does not read as zero."""
+    return (low > 0 or high < 0) and round(difference, digits(unit)) != 0
+
+
 def number(value: float, unit: str, sign: bool = False) -> str:
-    """A figure without its unit: two decimals for % and degrees, three for plain numbers; a real minus sign."""
-    digits = 2 if unit else 3
-    value = round(value, digits) + 0.0  # -0.0 + 0.0 is 0.0
-    text = f"{value:+.{digits}f}" if sign and value else f"{value:.{digits}f}"
+    """A figure without its unit; a real minus sign."""
+    decimals = digits(unit)
+    value = round(value, decimals) + 0.0  # -0.0 + 0.0 is 0.0
+    text = f"{value:+.{decimals}f}" if sign and value else f"{value:.{decimals}f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
@@ -102,6 +120,35 @@ def span(low: float, high: float, unit: str) -> str:
 def of_people(count: int | None) -> str:
     """Of 100 people; nothing where nobody knows."""
     return f" of {count} people" if count is not None else ""
+
+
+def of_subset(name: str) -> str:
+    """After a metric: which of the test pictures; nothing where it is all of them."""
+    return "" if name == "all" else f", {name}"
+
+
+def unseen(data: Data) -> str:
+    """After "people" or "pictures": who has not seen them, or who has; nothing where nobody knows."""
+    if data.shared_identities:
+        return f", {data.shared_identities} of whom were learnt from too"
+    seers = ["pretraining"] * bool(data.disjoint_from_pretraining)
+    seers += ["training"] * (data.shared_identities == 0)
+    if len(seers) == 2:
+        return " that neither pretraining nor training has seen"
+    return f" that {seers[0]} has not seen" if seers else ""
+
+
+def caution(data: Data) -> str:
+    """Where so few are resampled that the intervals mean little: a sentence that says so; else nothing."""
+    if data.test_identities is not None and data.test_identities < FEW:
+        few = f"{data.test_identities} people"
+    elif data.test_identities is None and data.test_pictures < FEW:
+        few = f"{data.test_pictures} pictures"
+    else:
+        return ""
+    return (
+        f"Only {few} are resampled: intervals of so few are far too narrow, and what they mark is no finding."
+    )
 
 
 def held_out(data: Data) -> str:
@@ -135,14 +182,18 @@ def terminal_table(metrics: Metrics) -> str:
         cells += [number(line.values[name].value, unit) if name in line.values else "" for name in names]
         for name in baselines:
             compared = line.comparisons.get(name)
-            star = "*" if compared and compared.excludes_zero else " "
-            cells.append(number(compared.difference, unit, sign=True) + star if compared else "")
+            if compared is None:
+                cells.append("")
+                continue
+            star = "*" if clear(compared.difference, compared.low, compared.high, unit) else " "
+            cells.append(number(compared.difference, unit, sign=True) + star)
         body.append(cells)
     widths = [max(len(row[i]) for row in [header, *body]) for i in range(len(header))]
     rule = ["-" * width for width in widths]
     rows = ["  ".join(_pad(row, widths)) for row in [header, rule, *body]]
     note = f"* the 95 % interval over {held_out(metrics.data)} leaves out zero"
-    return "\n".join([*rows, note + ("; synthetic faces" if metrics.data.synthetic else "")])
+    note += "; synthetic faces" if metrics.data.synthetic else ""
+    return "\n".join(filter(None, [*rows, note, caution(metrics.data)]))
 
 
 def _pad(cells: list[str], widths: list[int]) -> Iterator[str]:

@@ -113,16 +113,18 @@ class Expression(Task):
         leading = np.stack([hits.sum(axis=-1), each.mean(axis=-1)], axis=-1)
         return 100 * np.concatenate([leading, each], axis=-1)
 
+    def shown(self, prediction: Array, regressed: bool) -> Array:
+        """Probabilities; of the linear readout its scores, which are none, within 0..1."""
+        return np.asarray(prediction.clip(0, 1) if regressed else softmax(prediction, axis=-1), np.float64)
+
     def errors(self, prediction: Array, truth: Array) -> Array:
-        """What the true class lacks of probability 1, %."""
-        return np.asarray(
-            100 * (1 - (softmax(prediction, axis=1) * self.targets(truth)).sum(axis=1)), np.float64
-        )
+        """What the true class lacks of 1, %."""
+        return np.asarray(100 * (1 - (prediction * self.targets(truth)).sum(axis=1)), np.float64)
 
     def draw(self, picture: Image.Image, prediction: Array, truth: Array | None = None) -> Image.Image:
-        """Bars of the classes beside the face; of logits, their softmax."""
+        """Bars of the classes beside the face."""
         known = None if truth is None else self.targets(truth[None])[0]
-        return drawing.bars(picture, self.classes, softmax(prediction), known, 1.0)
+        return drawing.bars(picture, self.classes, prediction, known, 1.0)
 
     def describe(self, prediction: Array, _affine: Array) -> dict[str, Any]:
         """The class, and the probability of each."""

@@ -177,6 +177,15 @@ class Task(Config, ABC):
             truth: (D,), where it is known.
         """
 
+    def shown(self, prediction: Array, regressed: bool) -> Array:
+        """(..., P) predictions as ``draw`` and ``errors`` take them; by default as they are.
+
+        Args:
+            prediction: Of a trained head, or of the linear readout.
+            regressed: Whether it is of the linear readout, which regresses ``targets``.
+        """
+        return prediction
+
     def draw(self, picture: Image.Image, prediction: Array, truth: Array | None = None) -> Image.Image:
         """The crop with (P,) predictions, and (D,) labels where they are known, drawn over or beside it.
 

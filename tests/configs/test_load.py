@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+import pydantic
 import pytest
 from pydantic import Field
 
@@ -88,6 +89,43 @@ def test_refusals_name_field_and_mend_in_one_line(file, text, field, mend):
     assert "\n" not in message
 
 
+class Row(Config):
+    kind: str
+    seed: int | bool | str = 0
+
+
+class Rows(Config):
+    rows: tuple[Row, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _some(self):
+        if not self.rows:
+            raise ValueError("rows: give one or more")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rows: [{knid: a}]", "rows.0.knid: unknown key; did you mean 'kind'? (known: kind, seed)"),
+        (
+            "rows: [{kind: a, seed: 0.5}]",
+            "rows.0.seed: input should be a valid integer, found the number 0.5",
+        ),
+        (
+            "rows: [{knid: a, seed: 0.5}]",
+            "rows.0.seed: input should be a valid integer, found the number 0.5 (and 1 more)",
+        ),
+        ("rows: []", "rows: give one or more"),
+    ],
+)
+def test_one_mistake_is_one(file, text, message):
+    path = file(text)
+    with pytest.raises(ConfigError) as error:
+        load(path, schema=Rows)
+    assert str(error.value) == f"{path}: {message}"
+
+
 def test_missing_file_suggests_its_neighbour(file):
     path = file("count: 1")
     with pytest.raises(ConfigError, match=r"rum\.yaml: no such file; did you mean .*run\.yaml"):
@@ -154,3 +192,36 @@ def test_describe_lists_nested_fields():
     assert "part.lr" in text
     assert "learning rate" in text
     assert "method.temperature" in text
+
+
+def test_describe_says_what_is_an_alternative_and_nothing_twice():
+    class Gamma(Alpha):
+        """The third."""
+
+        more: tuple[bool | None, ...] = (True, None)
+
+    class Deep(Config):
+        deeper: Alpha
+        """Here."""
+
+    class Everything(Config):
+        method: Annotated[Beta | Gamma, Field(discriminator="name")] = Beta()
+        methods: tuple[Beta, ...] = (Beta(), Beta())
+        deep: Deep
+
+    lines = cli.describe(Everything).splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "method",
+        "method.name=beta",
+        "method.temperature",
+        "method.name=alpha",
+        "method.lr",
+        "method.more",
+        "methods",
+        "deep",
+        "deep.deeper",
+    ]
+    assert lines[3].endswith("The third.")
+    assert lines[5].endswith("[[true, null]]")
+    assert lines[6].split(maxsplit=1)[1] == "[[beta, beta]]  Its fields are those of method."
+    assert lines[8].endswith("(required) Here. Its fields are those of method.")

@@ -70,7 +70,7 @@ def test_points_beside_the_picture_and_unknown_ones_are_left_out() -> None:
     [
         ("action_units", np.linspace(0, 5, 12), np.r_[np.nan, np.arange(11) / 3]),
         ("affect", np.array([0.5, -0.25]), np.array([-1.0, 1.0])),
-        ("expression", np.arange(8.0), np.array([3.0])),
+        ("expression", np.arange(8.0) / 7, np.array([3.0])),
     ],
 )
 def test_what_stands_beside_a_face_leaves_it_alone(
@@ -127,4 +127,14 @@ def test_errors_of_single_pictures() -> None:
     )
     units = np.r_[np.nan, np.zeros(11)][None]
     assert make("action_units").errors(np.full((1, 12), 2.0), units) == pytest.approx([2.0])
-    assert make("expression").errors(np.zeros((1, 8)), one) == pytest.approx([87.5])
+    expression = make("expression")
+    assert expression.errors(expression.shown(np.zeros((1, 8)), regressed=False), one) == pytest.approx(
+        [87.5]
+    )
+    # The linear readout's scores are no logits: .9 at the true class is nearly right.
+    scores = np.array(
+        [[-0.2, 0.9, 0.1, 0, 0, 0, 0, 0], [0.5, 1.2, 0, 0, 0, 0, 0, 0], [1, -0.1, 0, 0, 0, 0, 0, 0]]
+    )
+    shown = expression.shown(scores, regressed=True)
+    assert expression.errors(shown, one.repeat(3, axis=0)) == pytest.approx([10, 0, 100])
+    assert (shown.min(), shown.max()) == (0, 1)

@@ -19,13 +19,14 @@ from PIL import Image
 
 from configs import ConfigError, load
 from data_prep.beton import Beton, read_labels
+from downstream.__main__ import main
 from downstream.config import DownstreamConfig, ReportConfig, Study
-from downstream.evaluate import evaluate
+from downstream.evaluate import evaluate, keep_cells
 from downstream.reports.examples import labelled_set as labelled_set_of
 from downstream.reports.examples import strips
 from downstream.reports.page import sentence, write_report
 from downstream.reports.summary import write_results_markdown
-from downstream.reports.tables import held_out, lines, number, terminal_table
+from downstream.reports.tables import clear, held_out, lines, number, terminal_table, unseen
 from downstream.results import Metrics, Results, finished, read_metrics
 from downstream.tasks import make
 
@@ -123,7 +124,25 @@ def test_a_second_run_is_a_no_op_and_a_changed_one_is_not(run: tuple[DownstreamC
     assert finished(cfg)
     changed = cfg.model_copy(update={"tasks": (make("pose"),), "modes": ("linear",), "trained": ()})
     assert not finished(changed)
+    with pytest.raises(ConfigError, match="holds another evaluation, of other settings, data or weights"):
+        evaluate(changed)
+    with pytest.raises(ConfigError, match="holds another evaluation"):
+        keep_cells(cfg.model_copy(update={"train_seed": 1}))
+    assert path.stat().st_mtime_ns == before
     assert evaluate(changed.model_copy(update={"output": cfg.output + "-2"})).inputs != metrics.inputs
+
+
+def test_a_folder_that_is_not_an_evaluations_own_is_refused(
+    labelled_set: Path, backbone: Path, tmp_path: Path
+) -> None:
+    nowhere = tmp_path / "nowhere.safetensors"  # is not even looked for
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file/run"):
+        with pytest.raises(ConfigError, match=r"output: .* cannot be a folder"):
+            evaluate(_config(labelled_set, nowhere, output))
+    with pytest.raises(ConfigError, match=r"output: .* holds a data set; name a folder of its own"):
+        evaluate(_config(labelled_set, nowhere, labelled_set.parent))
+    assert not (labelled_set.parent / "config.yaml").exists()
 
 
 def test_an_evaluation_gives_the_same_figures_again(
@@ -231,6 +250,17 @@ def test_a_config_that_names_a_cell_outside_the_matrix_is_refused(tmp_path: Path
         ({"protocol": {"kind": "folds"}}, "recognition cannot be fine-tuned in folds"),
         ({"subsets": {"all": {"a": 1}}}, "'all' is the name of all test pictures"),
         ({"test_data": "other.beton"}, "only the protocol 'sets' tests on it"),
+        ({"tasks": ["recognition"], "modes": ["frozen"], "trained": []}, "modes: nothing is measured"),
+        (
+            {
+                "initialisations": [{"kind": "pixels", "name": "pixels"}],
+                "modes": ["finetune"],
+                "tasks": ["pose"],
+                "trained": [],
+            },
+            "modes: nothing is measured",
+        ),
+        ({"modes": [], "trained": []}, "modes: nothing is measured"),
     ],
 )
 def test_what_makes_no_sense_together_is_refused(
@@ -388,6 +418,47 @@ def test_seeds_on_other_splits_are_refused(run: tuple[DownstreamConfig, Metrics]
         write_results_markdown([study], tmp_path / "results.md")
 
 
+def test_seeds_that_do_not_measure_the_same_are_refused(
+    run: tuple[DownstreamConfig, Metrics], tmp_path: Path
+) -> None:
+    cfg, metrics = run
+    some = tuple(m for m in metrics.measurements if m.mode == "linear")
+    (tmp_path / "metrics.json").write_text(
+        metrics.model_copy(update={"measurements": some}).model_dump_json()
+    )
+    for runs in ((cfg.output, str(tmp_path)), (str(tmp_path), cfg.output)):
+        with pytest.raises(
+            ConfigError, match=rf"{tmp_path} lacks nme of landmarks, finetune, 20 % of the labels, which"
+        ):
+            write_results_markdown([Study(title="Two", runs=runs)], tmp_path / "results.md")
+
+
+def test_seeds_are_matched_by_what_they_measure(
+    run: tuple[DownstreamConfig, Metrics], tmp_path: Path
+) -> None:
+    cfg, metrics = run
+    (tmp_path / "metrics.json").write_text(
+        metrics.model_copy(update={"tasks": metrics.tasks[::-1]}).model_dump_json()
+    )
+    write_results_markdown([Study(title="Two", runs=(cfg.output, str(tmp_path)))], tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    pose = next(line for line in text.splitlines() if line.startswith("| Head pose | MAE (°)"))
+    cells = [cell.strip() for cell in pose.split("|")[4:7]]
+    assert all(len(set(cell.split(" · "))) == 1 for cell in cells), "both are the same evaluation"
+
+
+def test_a_study_names_the_subsets(run: tuple[DownstreamConfig, Metrics], tmp_path: Path) -> None:
+    _, metrics = run
+    more = tuple(m.model_copy(update={"subset": "monday"}) for m in metrics.measurements)
+    (tmp_path / "metrics.json").write_text(
+        metrics.model_copy(update={"measurements": metrics.measurements + more}).model_dump_json()
+    )
+    write_results_markdown([Study(title="One", runs=(str(tmp_path),))], tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    assert "| Head pose | MAE (°) ↓ | 20 % |" in text
+    assert "| Head pose | MAE (°) ↓, monday | 20 % |" in text
+
+
 def test_the_terminal_table_marks_what_is_clear(run: tuple[DownstreamConfig, Metrics]) -> None:
     _, metrics = run
     table = terminal_table(metrics).splitlines()
@@ -406,6 +477,8 @@ def test_a_damaged_metrics_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"metrics.json: .*delete it"):
         read_metrics(tmp_path)
+    with pytest.raises(ConfigError, match=r"metrics.json is no run directory"):
+        read_metrics(tmp_path / "metrics.json")
 
 
 def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
@@ -420,6 +493,15 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path: Path) -> None
         [sys.executable, "-m", "downstream", "report", "--help"], capture_output=True, text=True, check=True
     ).stdout
     assert "pretrain_data" in help_text
+
+
+def test_overrides_are_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["downstream"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err.splitlines()[-1].endswith("arguments are required: config")
 
 
 def test_people_on_both_sides_of_a_published_division_are_counted(
@@ -445,3 +527,71 @@ def test_people_on_both_sides_of_a_published_division_are_counted(
     assert (metrics.data.train_identities, metrics.data.test_identities) == (23, 2)
     assert metrics.data.shared_identities == 1
     assert held_out(metrics.data) == "2 people, 1 of whom were learnt from too,"
+    assert terminal_table(metrics).splitlines()[-1].startswith("Only 2 people are resampled")
+    report = ReportConfig(
+        downstream=str(tmp_path / "run"), output=str(tmp_path / "page.html"), results=str(tmp_path / "r.json")
+    )
+    write_report(report)
+    page = " ".join((tmp_path / "page.html").read_text().split())
+    pictures = (
+        f"{metrics.data.test_pictures} pictures of 2 people, 1 of whom were learnt from too. Only 2 people"
+    )
+    assert pictures in page
+    assert "held out; " + f"{metrics.data.train_pictures} of 23 people may be learnt from" in page
+    assert "A pretrained network is compared with the same network untrained and raw pixels, on" in page
+
+
+@pytest.mark.parametrize(
+    ("shared", "disjoint", "said"),
+    [
+        (0, True, " that neither pretraining nor training has seen"),
+        (0, None, " that training has not seen"),
+        (None, True, " that pretraining has not seen"),
+        (None, None, ""),
+        (3, True, ", 3 of whom were learnt from too"),
+    ],
+)
+def test_what_is_not_known_of_people_is_not_said(
+    run: tuple[DownstreamConfig, Metrics], shared: int | None, disjoint: bool | None, said: str
+) -> None:
+    changes = {"shared_identities": shared, "disjoint_from_pretraining": disjoint}
+    assert unseen(run[1].data.model_copy(update=changes)) == said
+
+
+def test_a_share_that_leaves_too_little_is_refused_before_a_picture_is_read(
+    labelled_set: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("downstream.evaluate.read_pictures", lambda *_: pytest.fail("read too early"))
+    cfg = _config(
+        labelled_set, backbone, tmp_path / "few", fractions=[1.0, 0.01], modes=["linear"], trained=[]
+    )
+    with pytest.raises(
+        ConfigError,
+        match=r"fractions: at 0.01 only 1 picture to learn from has all labels of .* 0\.0\d+ is the",
+    ) as caught:
+        evaluate(cfg)
+    least = float(re.findall(r"and (\S+) is the smallest share", str(caught.value))[0])
+    monkeypatch.undo()
+    changes: dict[str, object] = {"tasks": ["pose"], "modes": ["linear"], "trained": []}
+    enough = evaluate(_config(labelled_set, backbone, tmp_path / "run", **changes, fractions=[least]))
+    assert {m.train_labels for m in enough.measurements} == {2}
+
+
+def test_a_task_that_nothing_is_known_of_is_named(labelled_set: Path, backbone: Path, tmp_path: Path) -> None:
+    for suffix in (".beton", ".json"):
+        (tmp_path / f"set{suffix}").write_bytes(labelled_set.with_suffix(suffix).read_bytes())
+    table = pq.read_table(labelled_set.with_suffix(".parquet"))
+    unknown = table.set_column(table.column_names.index("identity"), "identity", [[-1] * len(table)])
+    pq.write_table(unknown, tmp_path / "set.parquet")
+    cfg = _config(tmp_path / "set.beton", backbone, tmp_path / "run")
+    with pytest.raises(
+        ConfigError, match="knows identity of no picture, which recognition needs; take it out"
+    ):
+        evaluate(cfg)
+
+
+def test_what_reads_as_zero_does_not_stand_out() -> None:
+    assert clear(0.01, 0.005, 0.02, "")
+    assert not clear(0.0004, 0.0001, 0.0009, "")
+    assert clear(-0.006, -0.01, -0.001, "%")
+    assert not clear(0.3, -0.1, 0.7, "")

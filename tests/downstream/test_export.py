@@ -68,7 +68,7 @@ def model_file(folder: Path, backbone: Path, name: str) -> Path:
         folder / "model.safetensors",
         model,
         {"mode": "box"},
-        {"row": "it", "mode": "finetune", "fraction": "1"},
+        {"row": "it", "mode": "finetune", "fraction": "1", "inputs": "abc"},
     )
     return folder / "model.safetensors"
 
@@ -103,16 +103,25 @@ def test_every_task_that_is_trained_here_is_exported() -> None:
 def test_the_card_shows_the_figures_of_this_model_only(backbone: Path, tmp_path: Path) -> None:
     source = model_file(tmp_path, backbone, "pose")
     common = {"task": "pose", "metric": "mae", "low": 1.0, "high": 9.0, "fraction": 1.0, "mode": "finetune"}
+    common |= {"unit": "deg", "subset": "all"}
     figures = [
         common | {"row": "it", "value": 5.25},
         common | {"row": "other", "value": 6.25},
         common | {"row": "it", "value": 7.25, "fraction": 0.1},
     ]
-    (tmp_path / "metrics.json").write_text(json.dumps({"measurements": figures, "data": {"synthetic": True}}))
-    text = export_model(source, tmp_path / "out.onnx", "uint8", tmp_path / "metrics.json").read_text()
-    assert "| it | pose | finetune | 1 | mae | 5.25 [1, 9] |" in text
+    path = tmp_path / "metrics.json"
+    tree = {"measurements": figures, "data": {"synthetic": True}, "inputs": "abc"}
+    path.write_text(json.dumps(tree))
+    text = export_model(source, tmp_path / "out.onnx", "uint8", path).read_text()
+    assert "| it | pose | finetune | 100 % | mae (°) | 5.25 [1, 9] |" in text
     assert "6.25" not in text
     assert "7.25" not in text
+    path.write_text(json.dumps(tree | {"inputs": "xyz"}))
+    with pytest.raises(ConfigError, match="of another evaluation than the one that trained it"):
+        export_model(source, tmp_path / "out.onnx", "uint8", path)
+    path.write_text(json.dumps(tree | {"measurements": figures[1:]}))
+    with pytest.raises(ConfigError, match="has no figure of subset all, row it, task pose, mode finetune"):
+        export_model(source, tmp_path / "out.onnx", "uint8", path)
 
 
 def test_another_suffix_and_another_file_are_refused(backbone: Path, tmp_path: Path) -> None:
@@ -120,3 +129,9 @@ def test_another_suffix_and_another_file_are_refused(backbone: Path, tmp_path: P
         export_model(backbone, tmp_path / "out.pth")
     with pytest.raises(ConfigError, match="holds no trained task"):
         export_model(backbone, tmp_path / "out.onnx")
+
+
+def test_a_trained_task_is_no_backbone(backbone: Path, tmp_path: Path) -> None:
+    source = model_file(tmp_path, backbone, "pose")
+    with pytest.raises(ConfigError, match="holds a trained task, not a backbone"):
+        load_network(Checkpoint(kind="checkpoint", name="it", path=str(source)), None)

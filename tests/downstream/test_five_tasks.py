@@ -163,7 +163,9 @@ def test_the_trained_networks_are_kept(measured: tuple[DownstreamConfig, Metrics
             measured_rank = next(m.value for m in metrics.measurements if m.metric == "rank1")
             assert found["rank1"] == pytest.approx(measured_rank, abs=0.5)
         else:
-            again = load_model(path)[0].predict_rows(pictures, stored["rows"][:8], "again")
+            model, header = load_model(path)
+            assert header["inputs"] == metrics.inputs
+            again = model.predict_rows(pictures, stored["rows"][:8], "again")
             np.testing.assert_allclose(
                 again, stored[f"swav/{task.name}/finetune/1"][:8], rtol=1e-3, atol=1e-2
             )

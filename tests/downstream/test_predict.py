@@ -236,6 +236,13 @@ def test_what_cannot_be_done_is_refused(models: dict[str, Path], photographs: Pa
         predict(one, [tmp_path / "empty"], tmp_path / "out", "cpu")
     with pytest.raises(ConfigError, match="give a folder elsewhere"):
         predict(one, [photographs], photographs / "out", "cpu")
+    assert not (photographs / "out").exists()
+    with pytest.raises(ConfigError, match=r"--output: .*notes.txt cannot be a folder"):
+        predict(one, [photographs / "a.png"], photographs / "notes.txt", "cpu")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"--output: .*run holds an evaluation"):
+        predict(one, [photographs], tmp_path / "run", "cpu")
     with pytest.raises(ConfigError, match="cannot be read as a trained task"):
         predict([photographs / "notes.txt"], [photographs], tmp_path / "out", "cpu")
     model, _ = load_model(models["pose"])

@@ -30,9 +30,17 @@ def test_a_column_says_it() -> None:
     assert train.tolist() == [0, 1]
     assert test.tolist() == [2, 4]
     with pytest.raises(
-        ConfigError, match=r"no row has 'val' in column 'split' \(there are: challenge, common"
+        ConfigError, match=r"no row has 'val' in column 'split' \(there are: 'challenge', 'common'"
     ):
         Column(kind="column", test=("val",)).parts(SPLITS, UNKNOWN, 6, 0)
+    numbers = pa.table({"fold": pa.array([0, 1, 2, 0, None, 2])})
+    protocol = Column.model_validate_json(
+        '{"kind": "column", "column": "fold", "train": [0, 1], "test": [2]}'
+    )
+    [(train, test)] = protocol.parts(numbers, UNKNOWN, 6, 0)
+    assert (train.tolist(), test.tolist()) == ([0, 1, 3], [2, 5])
+    with pytest.raises(ConfigError, match=r"no row has '2' in column 'fold' \(there are: 0, 1, 2\)"):
+        Column(kind="column", column="fold", train=(0, 1), test=("2",)).parts(numbers, UNKNOWN, 6, 0)
     with pytest.raises(ConfigError, match="'test' is both learnt from and tested on"):
         Column(kind="column", train=("train", "test")).parts(SPLITS, UNKNOWN, 6, 0)
     with pytest.raises(ConfigError, match=r"no column 'part' \(there are: split\)"):
@@ -47,6 +55,9 @@ def test_folds_keep_people_together() -> None:
     assert [train.tolist() for train, _ in parts] == [[2, 4, 5], [0, 1, 4, 5], [0, 1, 2]]
     with pytest.raises(ConfigError, match="person 7 is in folds 1 and 2"):
         Folds(kind="folds").parts(table, np.array([7, 7, 7, 9, 6, 6]), 6, 0)
+    named = table.append_column("identity_name", pa.array(["Ann", "Ann", "Ann", "Bea", "Cy", None]))
+    with pytest.raises(ConfigError, match="person 'Ann' is in folds 1 and 2"):
+        Folds(kind="folds").parts(named, np.array([7, 7, 7, 9, 6, 6]), 6, 0)
     with pytest.raises(ConfigError, match="has 1 folds"):
         Folds(kind="folds").parts(pa.table({"fold": [1] * 6}), people, 6, 0)
 

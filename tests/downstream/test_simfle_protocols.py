@@ -375,7 +375,7 @@ def test_the_runs_of_all_protocols_stand_beside_the_printed_figures(
     }
     sheet = paper_sheet(PaperTable(printed="simfle", runs=runs))
     assert list(sheet.values.index.names) == ["Figures", "Pretraining"]
-    assert sheet.text.loc[("printed", "SimFLE (ours)"), ("Semi-supervised", "AN-8 1 %")] == "35.89"
+    assert sheet.text.loc[("printed", "SimFLE"), ("Semi-supervised", "AN-8 1 %")] == "35.89"
     assert sheet.bold.loc["printed"].sum().tolist() == [1] * 11
     ours = sheet.values.loc[("measured here", "pretrained")].dropna().to_dict()
     assert ours == {
@@ -387,7 +387,9 @@ def test_the_runs_of_all_protocols_stand_beside_the_printed_figures(
     }
     spread = sheet.more["std"].loc[("measured here", "pretrained"), ("Fine-tuning", "AN-8")]
     assert spread == pytest.approx(np.std([accuracy(run) for run in tuned], ddof=1))
-    assert "linear8 32 test pictures, trained on up to 100 others, semi8 32" in sheet.caption
+    kinds = ", ".join(linear[1].data.kinds)
+    measured = f"32 test pictures of {linear[0].data} ({kinds}), trained on up to 100 others"
+    assert f"linear8 {measured}, semi8 {measured}, finetune8 {measured}" in sheet.caption
     assert "Synthetic faces" in sheet.caption
     assert "|" in sheet.markdown()
 

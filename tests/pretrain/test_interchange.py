@@ -181,9 +181,10 @@ def test_onnx_gives_the_same_features_for_any_number_of_pictures(tmp_path, ours)
 
 def test_the_card_tells_recipe_figures_and_conditions(tmp_path, ours):
     measured = {"row": "pretrained", "task": "pose", "mode": "frozen", "fraction": 0.1, "metric": "mae"}
-    measured |= {"value": 5.4, "low": 5.1, "high": 5.8}
+    measured |= {"value": 5.4, "low": 5.1, "high": 5.8, "unit": "deg", "subset": "all"}
+    monday = measured | {"subset": "monday", "value": 6.4}
     (tmp_path / "metrics.json").write_text(
-        json.dumps({"measurements": [measured], "data": {"synthetic": True}})
+        json.dumps({"measurements": [measured, monday], "data": {"synthetic": True}, "inputs": "0"})
     )
     command = [sys.executable, "-m", "pretrain", "export", str(ours), str(tmp_path / "out.safetensors")]
     done = subprocess.run(
@@ -196,7 +197,8 @@ def test_the_card_tells_recipe_figures_and_conditions(tmp_path, ours):
     card = Path(done.stdout.strip()).read_text()
     assert "| architecture | resnet18 |" in card
     assert "on rendered faces" in card
-    assert "| pretrained | pose | frozen | 0.1 | mae | 5.4 [5.1, 5.8] |" in card
+    assert "| pretrained | pose | frozen | 10 % | mae (°) | 5.4 [5.1, 5.8] |" in card
+    assert "6.4" not in card
     assert "Faces are biometric data" in card
     with pytest.raises(ConfigError, match="the suffix says the format"):
         export_backbone(ours, tmp_path / "out.bin")

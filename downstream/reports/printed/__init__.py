@@ -56,7 +56,7 @@ class PrintedRow(Config):
     """One row of a printed table."""
 
     name: str
-    """As printed."""
+    """As printed; what a paper calls its own, by its authors or its name."""
     share: float = Field(default=1.0, gt=0, le=1)
     """Share of the training labels, where the columns do not say it."""
     values: tuple[float | None, ...]
@@ -72,6 +72,8 @@ class Printed(Config):
     """Where it is printed."""
     rows_are: str
     """Heading over the names of the rows."""
+    corpora: dict[str, str]
+    """The kind of source of the data in the title; of a table of several evaluations, that of each."""
     task: str
     """The task that measures it."""
     settings: dict[str, int | float | str] = Field(default_factory=dict)
@@ -100,6 +102,10 @@ class Printed(Config):
     def _all_columns_of_evaluations_or_none(self) -> Printed:
         if self.evaluations and any(column.metric and not column.of for column in self.columns):
             raise ValueError("columns: some say 'of' and some do not; give it to every column with a metric")
+        if set(self.corpora) != set(self.evaluations or ("",)):
+            raise ValueError(
+                "corpora: name one for each evaluation; for a table of one evaluation its name is ''"
+            )
         return self
 
     @model_validator(mode="after")

@@ -51,3 +51,5 @@ def test_what_cannot_be_tested_has_no_p() -> None:
     assert same.sign_p == 0.25
     equal = paired([1.0, 2.0], [1.0, 2.0], "higher")
     assert (equal.sign_p, equal.t_p, equal.better) == (None, None, 0)
+    noise = paired([0.5 + 1e-9, 0.6 + 3e-9, 0.7 + 2e-9], [0.5, 0.6, 0.7], "higher")
+    assert (noise.sign_p, noise.t_p, noise.better) == (None, None, 0), "float32 does not tell these apart"

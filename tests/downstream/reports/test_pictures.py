@@ -96,9 +96,28 @@ def test_expressions_of_all_seeds_are_drawn_a_file_a_row() -> None:
     seeds = [RNG.random((90, 3)) for _ in range(2)]
     drawn = dict(
         gallery._predicted(
-            make("expression", classes=CLASSES), {"a/b": seeds}, TRUTH[:, None].astype(float), "stem", "title"
+            make("expression", classes=CLASSES),
+            {"a/b c": seeds},
+            TRUTH[:, None].astype(float),
+            "stem",
+            "title",
         )
     )
     guesses = np.concatenate([seed.argmax(axis=1) for seed in seeds])
-    expected = pictures.confusion(np.tile(TRUTH, 2), guesses, CLASSES, "a/b: title")
-    assert drawn == {"stem-a%2Fb": expected}
+    expected = pictures.confusion(np.tile(TRUTH, 2), guesses, CLASSES, "a/b c: title", seeds=2)
+    assert drawn == {"stem-a%2Fb_c": expected}
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        twice = pictures.confusion(np.tile(TRUTH, 2), guesses, CLASSES, seeds=2)
+    for name, total in zip(CLASSES, np.bincount(TRUTH), strict=True):
+        assert f"{name} ({total})".encode() in twice, "a picture is one, however many seeds look at it"
+
+
+def test_a_long_title_of_few_classes_is_not_cut_off() -> None:
+    title = "pretrained backbone: finetune, 100 % of the labels, synthetic faces"
+    picture = pictures.confusion(TRUTH, GUESS, CLASSES, title, "png")
+    plain = pictures.confusion(TRUTH, GUESS, CLASSES, "", "png")
+    with Image.open(io.BytesIO(picture)) as long, Image.open(io.BytesIO(plain)) as short:
+        assert long.width > short.width
+        ink = np.asarray(long.convert("L")) < 128
+        assert not ink[:, -2:].any()
+        assert ink[: long.height // 6].any()

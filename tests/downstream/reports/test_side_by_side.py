@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import lxml.etree
 import numpy as np
@@ -121,6 +122,24 @@ def assert_equal_in_all_formats(sheet: Sheet, folder: Path, tolerance: float) ->
         assert rule in texts["tex"]
 
 
+@pytest.mark.parametrize(
+    ("kinds", "warned"), [(("disfa",), False), (("csv",), True), (("disfa", "csv"), True), ((), True)]
+)
+def test_a_caption_says_whose_faces_they_are(
+    kinds: tuple[str, ...], warned: bool, runs: list[str], tmp_path: Path
+) -> None:
+    shutil.copytree(runs[0], tmp_path / "run")
+    tree = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert tree["data"]["kinds"] == ["synthetic"]
+    tree["data"] |= {"kinds": kinds, "synthetic": False}
+    (tmp_path / "run/metrics.json").write_text(json.dumps(tree))
+    caption = paper_sheet(PaperTable(printed="disfa", runs=(str(tmp_path / "run"),))).caption
+    assert (
+        f" of {tree['data']['path']}" + (f" ({', '.join(kinds)})" if kinds else "") + ", trained" in caption
+    )
+    assert ("is not known to be the data in the title" in caption) == warned
+
+
 @pytest.mark.parametrize("name", ["disfa", "affectnet", "bp4d"])
 def test_a_paper_table_reads_back_from_every_format(name: str, runs: list[str], tmp_path: Path) -> None:
     sheet = paper_sheet(PaperTable(printed=name, runs=tuple(runs)))
@@ -172,7 +191,7 @@ def test_ours_are_the_means_of_the_runs_and_theirs_as_printed(runs: list[str]) -
     assert ours["Avg."] == pytest.approx(icc)
     theirs = sheet.values.xs("printed", level="Figures")
     assert theirs.to_numpy().tolist() == [list(row.values) for row in printed.read("disfa").rows]
-    assert sheet.text.loc[(0.01, "printed", "Ours"), "AU1"] == "0.636"
+    assert sheet.text.loc[(0.01, "printed", "Bulat et al."), "AU1"] == "0.636"
     names = sheet.values.xs("measured here", level="Figures").index.get_level_values("Method")
     assert f"pixels, {MODE}" in names  # one measurement, however many runs repeat it
 
@@ -208,7 +227,7 @@ def test_the_best_of_a_block_is_bold(runs: list[str]) -> None:
         "random": False,
         "imagenet": False,
         "vggface": True,
-        "ours": False,
+        "Bulat et al.": False,
     }
     for share in (1.0, 0.1):
         block = sheet.values.xs((share, "measured here"), level=("Labels", "Figures"))
@@ -232,6 +251,7 @@ def test_a_percentage_stands_as_a_share_where_the_paper_prints_shares(
     monkeypatch.setattr(printed, "FOLDER", tmp_path)
     columns = [{"title": "NME", "metric": "nme"}, {"title": "hard", "metric": "nme", "subset": "hard"}]
     table = {"title": "Any", "source": "nowhere", "rows_are": "Method", "task": "landmarks", "digits": 3}
+    table |= {"corpora": {"": "300w"}}
     table |= {
         "better": "lower",
         "columns": columns,
@@ -278,8 +298,12 @@ def test_a_subset_stands_in_its_own_column(runs: list[str], labelled_set: Path, 
 def test_a_run_that_measures_nothing_of_a_table_is_refused(labelled_set: Path, tmp_path: Path) -> None:
     changes = {"tasks": ["landmarks"], "fractions": [1.0], "initialisations": PIXELS}
     run = _evaluate(labelled_set, tmp_path / "run", 11, **changes)
-    with pytest.raises(ConfigError, match="measures nothing of disfa"):
+    with pytest.raises(ConfigError, match="measures nothing of disfa: it has no task action_units"):
         paper_sheet(PaperTable(printed="disfa", runs=(run,)))
+    with pytest.raises(
+        ConfigError, match="of 300w: it has no 'subsets' called common, challenge, full, test; take the table"
+    ):
+        paper_sheet(PaperTable(printed="300w", runs=(run,)))
 
 
 # --- against each other --------------------------------------------------------------------------------------
@@ -310,6 +334,10 @@ def test_seeds_are_tested_as_scipy_does(runs: list[str]) -> None:
 
 def test_values_are_the_runs_with_mean_and_deviation(runs: list[str], tmp_path: Path) -> None:
     compare_runs(runs, str(tmp_path))
+    page = lxml.etree.HTML((tmp_path / "values.html").read_text())
+    shown = [unquote(image.get("src")) for image in page.findall(".//img")]
+    assert sorted(shown) == sorted(path.name for path in tmp_path.glob("*.svg"))
+    assert shown
     stored = json.loads((tmp_path / "values.json").read_text())
     columns = [tuple(column) for column in stored["columns"]]
     assert columns.count(("pixels", "")) == 1  # the same in all runs
@@ -320,6 +348,15 @@ def test_values_are_the_runs_with_mean_and_deviation(runs: list[str], tmp_path: 
     assert cells["pretrained", "mean"] == pytest.approx(np.mean(each))
     assert cells["pretrained", "±"] == pytest.approx(np.std(each, ddof=1))
     assert cells["pixels", ""] == _value(runs[0], "pixels", "landmarks", 0.1, "nme")
+    sheet, _ = compare_runs(runs)
+    assert ("68 landmarks", MODE, 0.1, "NME, eye corners (%) ↓") in sheet.text.index, (
+        "as in the table of one run"
+    )
+    leads = [column for column in sheet.text.columns if column[1] in ("", "mean")]
+    shown, bold = sheet.text[leads].to_numpy(), sheet.bold[leads].to_numpy()
+    for line, marked in zip(shown, bold, strict=True):
+        assert len(set(line[marked])) == 1
+        assert (line == line[marked][0]).tolist() == marked.tolist(), "what reads alike stands out alike"
     metrics = {row["index"][-1].split()[0] for row in stored["rows"] if row["index"][0] == "action_units"}
     assert metrics == {metric.name for metric in make("action_units").metrics}
 
@@ -489,7 +526,7 @@ def _command(*words: str) -> subprocess.CompletedProcess[str]:
 def test_compare_from_the_command_line(runs: list[str], tmp_path: Path) -> None:
     done = _command("compare", *runs, "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert "nme (%) ↓" in done.stdout
+    assert "NME, eye corners (%) ↓" in done.stdout
     assert "3 pairs: 0.25" in done.stdout
     assert max(map(len, done.stdout.splitlines())) < 230
     written = {path.name for path in tmp_path.iterdir()}
