@@ -41,7 +41,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="*", type=Path)
-    pictures = photographs(parser.parse_args().folders) or synthetic(24)
+    parser.add_argument("--pictures", type=int, default=24, help="synthetic ones, where there is no folder")
+    options = parser.parse_args()
+    pictures = photographs(options.folders) or synthetic(options.pictures)
     found = {}
     for name, config in VARIANTS.items():
         start = time.perf_counter()

@@ -116,12 +116,12 @@ _SIGNS: dict[str, tuple[Callable[[Row], bool], str]] = {
         "the features of all pictures are nearly the same (spread {feature_std:.3f}): collapse; " + _HELP,
     ),
     "embedding_std": (
-        lambda row: row["embedding_std"] < 0.04,
+        lambda row: row["embedding_std"] < 0.06,
         "the embeddings of all pictures are nearly the same (spread {embedding_std:.3f}): collapse; " + _HELP,
     ),
     "embedding_rank": (
-        lambda row: row["embedding_rank"] < 1.5,
-        "the embeddings differ in one direction only (rank {embedding_rank:.2f}): collapse; " + _HELP,
+        lambda row: row["embedding_rank"] < 2.5,
+        "the embeddings differ in hardly more than one direction (rank {embedding_rank:.2f}): collapse; " + _HELP,
     ),
     "code_entropy": (
         lambda row: row["code_entropy"] > 0.98,
