@@ -97,7 +97,10 @@ def test_a_folder_that_is_no_class_is_named(root: Path, caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING):
         assert len(found(source(root))) == 9
     (message,) = (message for message in caplog.messages if "no class" in message)
-    assert "Train_Aligned_Faces/Contempt: left out" in message
+    assert (
+        "Train_Aligned_Faces/Contempt: left out, it is no class; rename it to one of Angry, Disgust"
+        in message
+    )
 
 
 def test_counts_and_missing_parts(root: Path, tmp_path: Path) -> None:
