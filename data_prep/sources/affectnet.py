@@ -260,8 +260,8 @@ def _named(table: pa.Table, names: list[str]) -> pa.Table:
     """The rows that name a picture. The others cannot have a row of their own: they are logged."""
     named = [bool(re.fullmatch(r"[^/\\\s]+/[^/\\]+\.\w+", name)) for name in names]
     for i in (i for i, good in enumerate(named) if not good):
-        reason = table["error"][i].as_py() or "a face"
-        _log.warning("affectnet: left out, for it names no picture: %s: '%s'", reason, names[i][:60])
+        place = table["place"][i].as_py()
+        _log.warning("%s: left out, it names no picture; mend the line: '%s'", place, names[i][:60])
     return table if all(named) else table.filter(pa.array(named))
 
 

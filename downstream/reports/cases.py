@@ -39,7 +39,6 @@ from downstream.reports.examples import picture_of
 from downstream.reports.runs import Run, data_of, open_runs
 from downstream.reports.tables import pretrained_rows
 from downstream.results import make_folder
-from downstream.tasks import Task
 from downstream.tasks.affect import EXPRESSIONS
 from downstream.tasks.expression import Expression
 from downstream.tasks.task import Array
@@ -168,7 +167,7 @@ def _cell(run: Run, wanted: Wanted) -> Training:
     known = {
         (m.row, m.task, m.mode, m.fraction): None
         for m in metrics.measurements
-        if _has_classes(metrics.task(m.task))
+        if metrics.task(m.task).logits is not None
     }
     if not known:
         raise ConfigError(f"{run.folder}: evaluates no expressions; name a run with 'expression' or classes")
@@ -183,10 +182,6 @@ def _cell(run: Run, wanted: Wanted) -> Training:
     modes = get_args(Mode)
     best = min(fitting, key=lambda cell: (rows.index(cell[0]), -modes.index(cell[2]), -cell[3]))
     return Training(*best, part=0)
-
-
-def _has_classes(task: Task) -> bool:
-    return task.logits is not None
 
 
 def _chosen(labelled: LabelledSet, rows: Indices, wanted: Wanted) -> NDArray[np.bool_]:
@@ -217,7 +212,7 @@ def rows_listed(labelled: LabelledSet, rows: Indices, path: Path) -> list[int]:
     by_name: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     ids = labelled.table.column("image_id").to_pylist()
     for row in rows.tolist():
-        for name in {ids[row], PurePosixPath(ids[row]).stem}:
+        for name in {ids[row], PurePosixPath(ids[row]).stem} if ids[row] else ():
             by_name[name][ids[row]].append(row)
     found: list[int] = []
     try:
@@ -306,11 +301,13 @@ def _network(run: Run, cell: Training) -> TaskNetwork:
         raise ConfigError("--heat: the mode linear trains no network to look into; name another --mode")
     if not path.exists():
         raise ConfigError(
-            f"--heat: {path} does not exist; evaluate again with keep_models=true, or leave --heat out"
+            f"--heat: {path} does not exist; evaluate with keep_models=true to another output, or leave --heat out"
         )
     network, header = load_model(path)
     if header.get("inputs") != run.metrics.inputs:
-        raise ConfigError(f"--heat: {path} is of another evaluation; evaluate again with keep_models=true")
+        raise ConfigError(
+            f"--heat: {path} is of another evaluation; delete models/ and metrics.json and evaluate again"
+        )
     return network
 
 

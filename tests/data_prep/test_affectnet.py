@@ -153,6 +153,7 @@ def test_damaged_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
         "\x00\xff garbage, without an end",
         row("1/good.jpg", 7),
         row("1/last.jpg"),
+        row("no folder.jpg"),
     ]
     with caplog.at_level(logging.WARNING):
         pictures = found(old(tmp_path, *rows))
@@ -170,7 +171,7 @@ def test_damaged_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     assert len(pictures[f"{PICTURES}/1/good.jpg"].annotations) == 2
     assert pictures[f"{PICTURES}/1/last.jpg"].annotations
     left_out = [message for message in caplog.messages if "names no picture" in message]
-    assert [message.split(": ")[2] for message in left_out] == ["training.csv:11", "training.csv:12"]
+    assert [message.split(": ")[0] for message in left_out] == [f"training.csv:{n}" for n in (11, 12, 15)]
 
 
 def test_listed_pictures_that_are_missing(tmp_path: Path) -> None:

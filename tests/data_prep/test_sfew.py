@@ -103,6 +103,17 @@ def test_a_folder_that_is_no_class_is_named(root: Path, caplog: pytest.LogCaptur
     )
 
 
+def test_a_folder_with_another_name_is_named_twice(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    part = root / "Train/Train_Aligned_Faces"
+    (part / "Angry").rename(part / "Anger")
+    with caplog.at_level(logging.WARNING):
+        assert len(found(source(root, splits=("train",)))) == 6
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        f"{part}/Anger: left out, it is no class",
+        f"{part}/Angry: no such folder",
+    ]
+
+
 def test_counts_and_missing_parts(root: Path, tmp_path: Path) -> None:
     assert [sum(counts.values()) for counts in COUNTS.values()] == [891, 431]
     figures = {figure.what: figure.count for figure in source(root, splits=("val", "test")).published}

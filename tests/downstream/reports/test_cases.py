@@ -233,7 +233,7 @@ def test_a_network_that_is_not_there_or_anothers(run: Path, tmp_path: Path) -> N
     model = run / "models/pretrained-expression-frozen-0.5.safetensors"
     kept = model.read_bytes()
     model.unlink()
-    with pytest.raises(ConfigError, match="evaluate again with keep_models=true"):
+    with pytest.raises(ConfigError, match="evaluate with keep_models=true to another output"):
         draw_cases(run, Wanted(heat=True, fraction=0.5), tmp_path / "out", "cpu")
     model.write_bytes(kept)
     metrics = json.loads((run / "metrics.json").read_text())
