@@ -56,7 +56,12 @@ def _row(found: Found, good: Mapping[tuple[str, str], dict[str, Any]]) -> dict[s
             return {name: row.get(name, value) for name, value in same.items()}  # its labels may be new
         image = decode_picture(data)
     except PictureError as error:
-        return row | {"status": "failed", "error": str(error)}
+        return row | {"status": "failed", "error": _at(found.place, str(error))}
     row["dhash"], row["dhash_down"] = difference_hashes(image)
     row["width"], row["height"] = image.size
     return row
+
+
+def _at(place: str, error: str) -> str:
+    """What is wrong with a picture; where a list names it, that list's file and line, and the mend."""
+    return f"{place}: the picture: {error}; put a good copy back or take the line out" if place else error

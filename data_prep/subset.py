@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pydantic
 from numpy.typing import NDArray
 
@@ -62,7 +63,7 @@ def write_subset(
     manifest = read_manifest(beton)
     if share is not None and not 0 < share <= 1:
         raise ConfigError(f"share: {share} is not above 0 and up to 1")
-    candidates = _rows_where(beton, where) if where else np.arange(manifest.count)
+    candidates = rows_where(read_labels(beton), where, str(beton)) if where else np.arange(manifest.count)
     total = len(candidates)
     wanted = count if count is not None else round((1 if share is None else share) * total)
     if not 0 < wanted <= total:
@@ -81,18 +82,32 @@ def write_subset(
     return note
 
 
-def _rows_where(beton: Path, where: Mapping[str, str]) -> NDArray[np.int64]:
-    """The rows whose labels, as text, are these."""
-    table = read_labels(beton)
+def parse_where(words: Sequence[str]) -> dict[str, str]:
+    """COLUMN=VALUE, each as --where has it.
+
+    Raises:
+        ConfigError: one is something else.
+    """
+    if bad := [word for word in words if "=" not in word]:
+        raise ConfigError(f"--where {bad[0]}: write COLUMN=VALUE")
+    return dict(word.split("=", 1) for word in words)
+
+
+def rows_where(table: pa.Table, where: Mapping[str, str], name: str) -> NDArray[np.int64]:
+    """The rows of a set's table whose labels, as text, are these.
+
+    Raises:
+        ConfigError: no such column, or no row with the value, in what is called ``name``.
+    """
     chosen = np.ones(len(table), np.bool_)
     for column, value in where.items():
         if column not in table.column_names:
             known = ", ".join(table.column_names)
-            raise ConfigError(f"--where {column}: {beton} has no such label (known: {known})")
+            raise ConfigError(f"--where {column}: {name} has no such label (known: {known})")
         found = [str(each) for each in table[column].to_pylist()]
         if value not in found:
             some = ", ".join(sorted(set(found))[:8])
-            raise ConfigError(f"--where {column}={value}: no row of {beton} has it (there are: {some})")
+            raise ConfigError(f"--where {column}={value}: no row of {name} has it (there are: {some})")
         chosen &= np.array(found) == value
     return np.flatnonzero(chosen)
 
@@ -133,8 +148,6 @@ def main(argv: Sequence[str]) -> None:
         parser.error("--seed: give a whole number from 0")
     if not (args.where or args.count is not None or args.share is not None):
         parser.error("give --where, --count or --share")
-    if bad := [each for each in args.where if "=" not in each]:
-        parser.error(f"--where {bad[0]}: write COLUMN=VALUE")
-    where = dict(each.split("=", 1) for each in args.where)
+    where = parse_where(args.where)
     note = write_subset(args.set, args.out, seed=args.seed, count=args.count, share=args.share, where=where)
     print(f"{args.out}: {note.count:,} rows of {args.set}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 SCORE_EDGES = np.linspace(0.5, 1, 26)
 YAW_EDGES = np.linspace(-1.5, 1.5, 31)
+_PLACE = re.compile(r"^[^:]+:\d+: ")
 _NO_POINTS = pa.scalar([0.0] * 10, FACES.field("landmarks5").type)
 
 
@@ -135,10 +137,13 @@ def histogram(
 
 
 def _failures(commits: Mapping[str, Sequence[Commit]]) -> list[dict[str, Any]]:
-    """Stage, reason and count, in the order of the stages."""
+    """Stage, reason and count, in the order of the stages. Lines of lists are not told apart."""
     rows = []
     for stage, marks in commits.items():
-        reasons = sum((Counter(mark.errors) for mark in marks), Counter[str]())
+        reasons = Counter[str]()
+        for mark in marks:
+            for error, count in mark.errors.items():
+                reasons[_PLACE.sub("", error)] += count
         del reasons[REASON]  # a removal is no failure
         rows += [{"stage": stage, "reason": reason, "count": n} for reason, n in reasons.most_common()]
     return rows

@@ -112,6 +112,7 @@ Beside it there are, each with a --help of its own,
   results        writes studies of several seeds as Markdown
   predict        reads anybody's pictures with a trained model
   attention      draws where a trained model looks when it names an expression
+  cases          draws the pictures on which an evaluation of expressions errs, or chosen ones
   export         writes a trained model as ONNX
   verify         measures backbones on face verification sets
   convert-model  makes the file of a morphable model
@@ -129,6 +130,7 @@ def main() -> int:
         "compare": _run_compare,
         "predict": _run_predict,
         "attention": _run_attention,
+        "cases": _run_cases,
         "export": _run_export,
     }
     if action in other:
@@ -282,6 +284,67 @@ def _run_attention(words: list[str]) -> None:
     for path, reason in without.items():
         print(f"{path}: {reason}", file=sys.stderr)
     print(arguments.output)
+
+
+CASES = """\
+Draw test pictures of a finished evaluation of expressions, each with what was said of it, what is true, and the
+probability of both (of the mode linear: its scores). These are the ones it errs on: the surest first, in turns of the
+true classes. --where and --list choose among the test pictures, for example those of occluded faces.
+
+  python -m downstream cases runs/rafdb --heat
+  python -m downstream cases runs/rafdb --list rafdb_occlusion_list.txt --all --heat
+  python -m downstream cases runs/mine --where glasses=True --row BYOL --mode frozen --fraction 0.1
+
+What is written to the folder: cases.jpg, and the same in words as cases.json.
+"""
+
+
+def _run_cases(words: list[str]) -> None:
+    parser = _parser("cases", CASES)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("--row", help="of the evaluation; default: the first pretrained one")
+    parser.add_argument("--mode", help="default: finetune, frozen or linear, the first that it has")
+    parser.add_argument("--fraction", type=float, help="share of the labels; default: the largest")
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="only pictures with this label in set.parquet; may be given several times",
+    )
+    parser.add_argument(
+        "--list", type=Path, metavar="FILE", help="only pictures whose names it has, one a line"
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="right ones too, at even steps from the most right to the most wrong",
+    )
+    parser.add_argument(
+        "--heat",
+        action="store_true",
+        help="beside each where the network looked (Grad-CAM); takes keep_models=true",
+    )
+    parser.add_argument("--count", type=int, default=24, help="at most so many; default: 24")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/cases")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    given = parser.parse_args(words)
+    if given.count < 1:
+        parser.error("--count: give a whole number from 1")
+
+    from data_prep.subset import parse_where
+    from downstream.reports.cases import Wanted, draw_cases
+
+    output = given.output or given.run / "cases"
+    where = parse_where(given.where)
+    wanted = Wanted(
+        given.row, given.mode, given.fraction, where, given.list, given.all, given.heat, given.count
+    )
+    told = draw_cases(given.run, wanted, output, given.device)
+    for which in ("test", "chosen") if where or given.list else ("test",):
+        count, wrong = told[which]["pictures"], told[which]["wrong"]
+        print(f"{which} pictures: {count}, {wrong} of them wrong, accuracy {100 * (1 - wrong / count):.1f} %")
+    print(output / "cases.jpg")
 
 
 def _models_and_pictures(action: str, about: str, output: str) -> argparse.ArgumentParser:

@@ -30,21 +30,25 @@ from downstream.predict import (
     open_model,
     save_picture,
 )
+from downstream.results import make_folder
 from downstream.tasks.task import SIDE
 
 OPACITY = 0.55
 """Of the map on the face."""
 
 
-def attention(network: TaskNetwork, crops: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def attention(
+    network: TaskNetwork, crops: Tensor, classes: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The predicted classes, and what in the backbone's last stage speaks for them.
 
     Args:
         network: Of a task with classes.
         crops: (N, 3, 256, 256) uint8.
+        classes: (N,) others to be explained than those that are predicted.
 
     Returns:
-        (N,) classes, and (N, 256, 256) maps, 0 .. 1 with 1 where a picture's is largest; 0 if nothing speaks for it.
+        (N,) these classes, and (N, 256, 256) maps, 0 .. 1, with 1 where a picture's is largest; 0 if nothing speaks.
     """
     logits = network.task.logits
     assert logits is not None, "the task has no classes"
@@ -55,8 +59,11 @@ def attention(network: TaskNetwork, crops: Tensor) -> tuple[NDArray[np.int64], N
         outputs: Tensor = network(x)
         return outputs[:, logits]
 
-    with torch.no_grad():
-        chosen = scores(images).argmax(1)
+    if classes is None:
+        with torch.no_grad():
+            chosen = scores(images).argmax(1)
+    else:
+        chosen = torch.from_numpy(classes).to(device)
     found = LayerGradCam(scores, network.backbone.layer4).attribute(images, chosen, relu_attributions=True)
     maps = F.interpolate(found.detach(), (SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0]
     largest = maps.amax((1, 2), keepdim=True)
@@ -78,7 +85,7 @@ def draw_attention(
         The pictures without a sheet, and why.
 
     Raises:
-        ConfigError: a file is missing, or a model names no class.
+        ConfigError: a file is missing, a model names no class, or ``output`` cannot be a folder.
     """
     place = choose_device(device)
     opened = [open_model(path, place) for path in models]
@@ -88,8 +95,9 @@ def draw_attention(
                 f"{model.path}: its task {model.network.task.name} names no class; give one of expression, or of "
                 "affect with classes"
             )
-    predictor, without = Predictor(opened, place), {}
     listed = find_pictures(pictures, output)
+    make_folder(output, "--output")
+    predictor, without = Predictor(opened, place), {}
     for number, (path, error) in enumerate(tqdm(listed, unit="picture", mininterval=1, disable=None), 1):
         try:
             if error:

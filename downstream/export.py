@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from configs import ConfigError
 from downstream.model import TaskNetwork, load_model
-from pretrain.interchange import write_card, write_onnx
+from pretrain.interchange import card_figures, write_card, write_onnx
 
 Input = Literal["uint8", "float32"]
 
@@ -48,11 +48,15 @@ def export_model(source: Path, target: Path, kind: Input = "uint8", figures: Pat
         The path of the card: ``target`` with ``.md`` added.
 
     Raises:
-        ConfigError: for another suffix, or a file that is no trained task.
+        ConfigError: for another suffix, a file that is no trained task, or figures that a card cannot show; then
+            nothing is written.
     """
     if target.suffix != ".onnx":
         raise ConfigError(f"{target}: a trained task is written as ONNX; call it {target.stem}.onnx")
     model, header = load_model(source)
+    only = {"row": header.get("row"), "task": model.task.name, "mode": header.get("mode")}
+    share = {"fraction": float(header["fraction"])} if "fraction" in header else {}
+    worth = card_figures(figures, only | share, header.get("inputs"))
     deployed = Deployed(model).eval()
     size = model.network.size
     images = torch.zeros((2, 3, size, size), dtype=getattr(torch, kind))
@@ -63,6 +67,4 @@ def export_model(source: Path, target: Path, kind: Input = "uint8", figures: Pat
         "output": f"predictions: (N, {outputs}) float32, in the unit of the labels; pixels are those of the crop",
     }
     write_onnx(deployed, images, "predictions", target, about)
-    only = {"row": header.get("row"), "task": model.task.name, "mode": header.get("mode")}
-    share = {"fraction": float(header["fraction"])} if "fraction" in header else {}
-    return write_card(target, about, figures, only | share)
+    return write_card(target, about, worth)

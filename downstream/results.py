@@ -261,15 +261,22 @@ def inputs_hash(cfg: DownstreamConfig) -> str:
 
 
 def claim(folder: str | Path, field: str, mine: str) -> None:
-    """Make the folder that a command writes to, before it does anything else.
-
-    Args:
-        folder: Which.
-        field: What it is called in messages.
-        mine: The file in it that marks the command's own work.
+    """:func:`make_folder` of a command that wants one to itself; ``mine`` is the file in it that marks its own work.
 
     Raises:
         ConfigError: it cannot be a folder, or holds what another command has made.
+    """
+    make_folder(folder, field)
+    for name, what in _MARKS.items():
+        if name != mine and (Path(folder) / name).exists():
+            raise ConfigError(f"{field}: {folder} holds {what}; name a folder of its own")
+
+
+def make_folder(folder: str | Path, field: str) -> None:
+    """Make the folder that a command writes to, before it does anything else; ``field`` is its name in messages.
+
+    Raises:
+        ConfigError: it cannot be a folder.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -277,9 +284,6 @@ def claim(folder: str | Path, field: str, mine: str) -> None:
         raise ConfigError(
             f"{field}: {folder} cannot be a folder ({error.strerror}); name another one"
         ) from None
-    for name, what in _MARKS.items():
-        if name != mine and (Path(folder) / name).exists():
-            raise ConfigError(f"{field}: {folder} holds {what}; name a folder of its own")
 
 
 def refuse_other(cfg: DownstreamConfig, inputs: str) -> None:

@@ -99,10 +99,11 @@ def export_backbone(source: Path, target: Path, figures: Path | None = None) -> 
         The path of the card: ``target`` with ``.md`` added.
 
     Raises:
-        ConfigError: for another suffix.
+        ConfigError: for another suffix, or figures that a card cannot show; then nothing is written.
     """
     backbone, metadata = backbones.load(source)
     backbone.eval()
+    worth = card_figures(figures, inputs=metadata.get("inputs"))
     if target.suffix == ".pth":
         with atomic_write(target) as file:
             torch.save({name: x.contiguous() for name, x in backbone.state_dict().items()}, file)
@@ -113,7 +114,7 @@ def export_backbone(source: Path, target: Path, figures: Path | None = None) -> 
         write_onnx(backbone, torch.zeros(2, 3, size, size), "features", target)
     else:
         raise ConfigError(f"{target}: the suffix says the format: .pth, .safetensors or .onnx")
-    return write_card(target, metadata, figures)
+    return write_card(target, metadata, worth)
 
 
 # --- reading -------------------------------------------------------------------------------------------------
@@ -235,28 +236,19 @@ _ABOUT = {
 }
 
 
-def write_card(
-    target: Path, metadata: Mapping[str, str], figures: Path | None, only: Mapping[str, Any] | None = None
-) -> Path:
-    """Write a model card beside ``target``: what ``metadata`` say, and those ``figures`` that agree with ``only``.
-
-    The figures are those of all test pictures. Where ``metadata`` name the inputs of an evaluation, they must be its.
+def write_card(target: Path, metadata: Mapping[str, str], worth: Sequence[str]) -> Path:
+    """Write a model card beside ``target``: what ``metadata`` say, and the lines of :func:`card_figures`.
 
     Returns:
         Its path: ``target`` with ``.md`` added.
-
-    Raises:
-        ConfigError: ``figures`` is no metrics.json, is of another evaluation, or has no such figure.
     """
     card = target.with_name(target.name + ".md")
     with atomic_write(card, "w") as file:
-        file.write("\n".join(_card(target, metadata, figures, only or {})) + "\n")
+        file.write("\n".join(_card(target, metadata, worth)) + "\n")
     return card
 
 
-def _card(
-    target: Path, metadata: Mapping[str, str], figures: Path | None, only: Mapping[str, Any]
-) -> Iterator[str]:
+def _card(target: Path, metadata: Mapping[str, str], worth: Sequence[str]) -> Iterator[str]:
     yield f"# {target.name}"
     yield ""
     yield f"SHA-256 {sha256_file(target)}."
@@ -269,16 +261,29 @@ def _card(
     yield ""
     yield "## What it is worth"
     yield ""
-    if figures is None:
-        yield "No figures were given."
-    else:
-        yield from _figures(figures, only, metadata.get("inputs"))
+    yield from worth
     yield ""
     yield "## Use"
     yield ""
     yield "Faces are biometric data. The pictures that it learnt from keep their own licences, and many face corpora"
     yield "are for research only, which may bind what is derived from them. Do not use it to identify people who have"
     yield "not agreed to it. What it is worth was measured on the data above; on other people it may be worth less."
+
+
+def card_figures(
+    path: Path | None, only: Mapping[str, Any] | None = None, inputs: str | None = None
+) -> list[str]:
+    """What a model card says of the figures of all test pictures, a line each: to be had before a model is written.
+
+    Args:
+        path: A metrics.json; None: there are none.
+        only: Fields that its measurements must have to be shown, and their values.
+        inputs: Of the evaluation that it must be of.
+
+    Raises:
+        ConfigError: it is no metrics.json, is of another evaluation, or has no such figure.
+    """
+    return ["No figures were given."] if path is None else [*_figures(path, only or {}, inputs)]
 
 
 def _figures(path: Path, only: Mapping[str, Any], inputs: str | None) -> Iterator[str]:

@@ -32,6 +32,8 @@ class Found:
     path: Path
     annotations: tuple[dict[str, Any], ...] = ()
     error: str = ""
+    place: str = ""
+    """File and line of the list that names it; empty: no list does."""
     sha256: str = ""
     """Of the bytes that a published list promises; empty: whatever is there is right."""
 

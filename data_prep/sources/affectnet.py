@@ -38,7 +38,7 @@ from pydantic import Field, model_validator
 
 from configs import ConfigError
 from data_prep.sources import Found, Photographs, Published
-from data_prep.sources.corpus import Corpus, input_schema, vectors, visible_files
+from data_prep.sources.corpus import Corpus, input_schema, listed_schema, vectors, visible_files
 from data_prep.stage import Shard
 from data_prep.tables import vector
 
@@ -168,11 +168,13 @@ class AffectNet(Corpus):
         return pa.concat_tables(_listed(self.root, f"{split}_set") for split in ("train", "val"))
 
     def _labelled(self, found: Found) -> Found:
+        if found.error:
+            return found
         folder = found.path.parent.parent
         try:
             face = read_face(folder / "annotations", found.path.stem)
         except ValueError as error:
-            return replace(found, error=f"{folder.name}/annotations/{error}")
+            return replace(found, error=f"{folder.name}/annotations/{error}; mend the file")
         return replace(found, annotations=({**face, "split": folder.name.removesuffix("_set")},))
 
 
@@ -194,7 +196,7 @@ _PARTS = (
         "Automatically_Annotated_Images",
     ),
 )
-_ROWS = pa.schema({"path": pa.string(), "error": pa.string(), "face": LABELS})
+_ROWS = pa.schema({"path": pa.string(), "error": pa.string(), "face": LABELS, "place": pa.string()})
 _COLUMNS = HEADER.split(",")
 _UNKNOWN = frozenset({"", "null", "none", "na", "n/a"})
 _BLOCK = 8192
@@ -246,20 +248,20 @@ def _block(file: str, part: _Part, numbers: list[int], rows: list[list[str]]) ->
     points = _points(cells["facial_landmarks"])
     for i in np.flatnonzero(np.isinf(points[:, 0])).tolist():
         faults.setdefault(i, "facial_landmarks are not 136 numbers")
-    errors = ["" for _ in rows]
+    errors, places = ["" for _ in rows], [f"{file}:{number}" for number in numbers]
     for i, reason in faults.items():
-        errors[i] = f"{file}:{numbers[i]}: {reason}"
+        errors[i] = f"{places[i]}: {reason}; mend the line"
     paths = [f"{part.pictures}/{name}" for name in cells[_COLUMNS[0]]]
     faces = _faces(values, points, part.split, [bool(error) for error in errors])
-    return _named(pa.table([paths, errors, faces], schema=_ROWS), cells[_COLUMNS[0]])
+    return _named(pa.table([paths, errors, faces, places], schema=_ROWS), cells[_COLUMNS[0]])
 
 
 def _named(table: pa.Table, names: list[str]) -> pa.Table:
     """The rows that name a picture. The others cannot have a row of their own: they are logged."""
     named = [bool(re.fullmatch(r"[^/\\\s]+/[^/\\]+\.\w+", name)) for name in names]
     for i in (i for i, good in enumerate(named) if not good):
-        reason = table["error"][i].as_py() or "a face"
-        _log.warning("affectnet: left out, for it names no picture: %s: '%s'", reason, names[i][:60])
+        place = table["place"][i].as_py()
+        _log.warning("%s: left out, it names no picture; mend the line: '%s'", place, names[i][:60])
     return table if all(named) else table.filter(pa.array(named))
 
 
@@ -319,7 +321,7 @@ def _affect(values: NDArray[np.float64]) -> pa.Array:
 
 
 def _by_picture(rows: pa.Table) -> pa.Table:
-    """Rows of faces -> one row a picture, with its faces in the order of the lists and its first error."""
+    """Rows of faces -> one row a picture, with its faces in the order of the lists, its first error and place."""
     rows = rows.take(pc.sort_indices(rows, [("path", "ascending")])).combine_chunks()  # a stable sort
     paths = rows["path"].combine_chunks()
     good = pc.equal(rows["error"], "").to_numpy()
@@ -334,7 +336,8 @@ def _by_picture(rows: pa.Table) -> pa.Table:
     faces = rows["face"].combine_chunks().filter(pa.array(good))
     names = paths.filter(pa.array(starts))
     annotations = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), faces)
-    return pa.table([names, names, errors, annotations], schema=input_schema(LABELS))
+    places = rows["place"].combine_chunks().filter(pa.array(starts))
+    return pa.table([names, names, errors, annotations, places], schema=listed_schema(LABELS))
 
 
 # --- new release: a file a label -----------------------------------------------------------------------------
@@ -364,7 +367,11 @@ def _listed(root: Path, part: str) -> pa.Table:
     ending = pc.fill_null(both["suffix"], ".jpg")
     paths = pc.binary_join_element_wise(f"{part}/images/", both["id"], ending, "")
     empty: list[list[Any]] = [[] for _ in range(len(both))]
-    table = pa.table([paths, paths, [""] * len(both), empty], schema=input_schema(LABELS))
+    alone = pc.binary_join_element_wise(
+        f"{part}/annotations/", both["id"], "_*.npy: there is no such picture; put it back or remove them", ""
+    )
+    errors = pc.if_else(pc.is_null(both["suffix"]), alone, "")
+    table = pa.table([paths, paths, errors, empty], schema=input_schema(LABELS))
     for column in ("size_sum", "time_max"):
         name = {"size_sum": "labels_size", "time_max": "labels_mtime_ns"}[column]
         table = table.append_column(name, pc.fill_null(both[column], -1))

@@ -75,7 +75,9 @@ class Corpus(ABC):
         """The inputs of one shard."""
         for row in shard_rows(shard).to_pylist():
             annotations = tuple(row.get("annotations") or ())
-            yield Found(row["image_id"], self.root / row["path"], annotations, row["error"])
+            yield Found(
+                row["image_id"], self.root / row["path"], annotations, row["error"], row.get("place") or ""
+            )
 
 
 def input_schema(labels: pa.StructType) -> pa.Schema:
@@ -86,6 +88,15 @@ def input_schema(labels: pa.StructType) -> pa.Schema:
     """
     columns: dict[str, Any] = {"image_id": pa.string(), "path": pa.string(), "error": pa.string()}
     return pa.schema(columns | {"annotations": pa.list_(labels)})
+
+
+def listed_schema(labels: pa.StructType) -> pa.Schema:
+    """:func:`input_schema` of what a list names, with a column more.
+
+    place: file and line of the list; null: it is in no list. It makes no changed shard: nothing that is made of a
+    picture depends on it.
+    """
+    return input_schema(labels).append(pa.field("place", pa.string()))
 
 
 def labelled_files(
@@ -199,8 +210,13 @@ def table_shard(number: int, part: pa.Table) -> Shard:
     """A shard whose payload is its own rows, as an Arrow stream."""
     # Copied out of the whole: the bytes of a slice hold what comes after it, too.
     own = part.take(pa.array(range(len(part)))).combine_chunks()
+    inputs = own.drop_columns(["place"]) if "place" in own.column_names else own
+    return Shard(number, len(part), hashlib.sha256(_stream(inputs)).hexdigest()[:16], _stream(own))
+
+
+def _stream(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, own.schema) as writer:
-        writer.write_table(own)
-    payload = sink.getvalue().to_pybytes()
-    return Shard(number, len(part), hashlib.sha256(payload).hexdigest()[:16], payload)
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    stream: bytes = sink.getvalue().to_pybytes()
+    return stream

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from configs import Config, ConfigError
 from data_prep.sources import Photographs
-from data_prep.sources.corpus import Corpus, input_schema
+from data_prep.sources.corpus import Corpus, listed_schema
 from data_prep.tables import PIXEL_POINTS, table_of, vector
 
 RANGES = {"valence": (-1.0, 1.0), "arousal": (-1.0, 1.0)}
@@ -151,7 +151,7 @@ class CSV(Corpus):
         rows = [_row(name, lines) for name, lines in pictures.items()]
         if not self.config.labels:
             rows = [row | {"annotations": []} for row in rows]
-        return table_of(rows, input_schema(self.labels))
+        return table_of(rows, listed_schema(self.labels))
 
     def _lines(self) -> Iterator[_Line]:
         header: list[str] = []
@@ -292,4 +292,5 @@ def _row(name: str, lines: list[_Line]) -> dict[str, Any]:
     faces = [line.face for line in lines if line.face is not None]
     if not error and len(lines) > 1 and not all(face.get("box") for face in faces):
         error = f"{lines[1].place}: {name} is on {lines[0].place} too; without a box nobody knows which face it is"
-    return {"image_id": name, "path": lines[0].picture, "error": error, "annotations": faces}
+    row = {"image_id": name, "path": lines[0].picture, "error": error, "annotations": faces}
+    return row | {"place": lines[0].place}

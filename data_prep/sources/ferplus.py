@@ -154,11 +154,18 @@ class FERPlus(Corpus):
         for split, folder in FOLDERS.items():
             path = self.root / "data" / folder / "label.csv"
             for number, cells in _rows(path):
-                place = f"{folder}/label.csv:{number}"
-                votes[f"{split}/{cells[0].strip()}"] = _parse_votes(cells[2:], place)
-        if strange := sorted(votes.keys() - {picture.image_id for picture in named}):
-            message = "label.csv: %s and others that fer2013new.csv does not name are left out: %d"
-            _log.warning(message, strange[0][:80], len(strange))
+                place, name = f"{folder}/label.csv:{number}", f"{split}/{cells[0].strip()}"
+                votes[name] = (
+                    _Votes(place, error=f"{place}: {name} has a line before; take one of them out")
+                    if name in votes
+                    else _parse_votes(cells[2:], place)
+                )
+        known = {picture.image_id for picture in named}
+        if strange := [name for name in votes if name not in known]:
+            message = (
+                "%s: left out, fer2013new.csv has no picture %s, nor those of %d other lines; mend the names"
+            )
+            _log.warning(message, votes[strange[0]].place, strange[0][:80], len(strange) - 1)
         return votes
 
     def pictures(self, shard: Shard) -> Iterator[Found]:
@@ -172,7 +179,8 @@ class FERPlus(Corpus):
                 pixels = _pixels(file.readline())
                 if found.error or pixels is None:
                     fault = (
-                        found.error or f"fer2013.csv:{line}: pixels are not {SIDE * SIDE} numbers, 0 to 255"
+                        found.error
+                        or f"fer2013.csv:{line}: pixels are not {SIDE * SIDE} numbers, 0 to 255; get a whole copy"
                     )
                     yield replace(found, path=path, error=fault)
                     continue
@@ -184,8 +192,9 @@ class FERPlus(Corpus):
 
 @dataclass(frozen=True)
 class _Votes:
-    """Ten votes, or what is wrong with them."""
+    """Ten votes, or what is wrong with them, and in which line of which file they are."""
 
+    place: str
     counts: tuple[int, ...] = ()
     error: str = ""
 
@@ -248,8 +257,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _parse_votes(cells: Sequence[str], place: str) -> _Votes:
     texts = [cell.strip() for cell in cells]
     if len(texts) != VOTES or not all(text.isascii() and text.isdigit() for text in texts):
-        return _Votes(error=f"{place}: not ten votes: '{','.join(texts)[:80]}'")
-    return _Votes(tuple(map(int, texts)))
+        return _Votes(place, error=f"{place}: not ten votes; mend the line: '{','.join(texts)[:80]}'")
+    return _Votes(place, tuple(map(int, texts)))
 
 
 def majority(votes: Sequence[int]) -> int | None:

@@ -29,7 +29,7 @@ import pyarrow as pa
 from configs import ConfigError
 from data_prep.sources import Photographs, Published
 from data_prep.sources.affectnet import CLASSES
-from data_prep.sources.corpus import Corpus, input_schema
+from data_prep.sources.corpus import Corpus, listed_schema
 from data_prep.tables import table_of, vector
 
 OWN_CLASSES = ("surprise", "fear", "disgust", "happy", "sad", "anger", "neutral")
@@ -93,7 +93,7 @@ class RAFDB(Corpus):
         path = self.root / LIST
         if not path.is_file():
             raise ConfigError(f"source.path={self.root}: no {LIST} in it; name the folder 'basic' of RAF-DB")
-        return table_of(list(self._rows(path)), input_schema(LABELS))
+        return table_of(list(self._rows(path)), listed_schema(LABELS))
 
     def _rows(self, path: Path) -> Iterator[dict[str, Any]]:
         seen: set[str] = set()
@@ -104,7 +104,7 @@ class RAFDB(Corpus):
                 if not text:
                     continue
                 if not name or name[1] in seen:
-                    _log.warning("%s: left out, it names no new picture: '%s'", place, text[:80])
+                    _log.warning("%s: left out, it names no new picture; mend it: '%s'", place, text[:80])
                     continue
                 seen.add(name[1])
                 yield self._row(name[1], name[2], text, place)
@@ -112,10 +112,10 @@ class RAFDB(Corpus):
     def _row(self, stem: str, split: str, text: str, place: str) -> dict[str, Any]:
         aligned = self.config.pictures == "aligned"
         path = f"Image/aligned/{stem}_aligned.jpg" if aligned else f"Image/original/{stem}.jpg"
-        row = {"image_id": path, "path": path, "error": "", "annotations": []}
+        row = {"image_id": path, "path": path, "error": "", "annotations": [], "place": place}
         line = _LINE.fullmatch(text)
         if not line:
-            return row | {"error": f"{place}: not train_00001.jpg and 1 to 7: '{text[:80]}'"}
+            return row | {"error": f"{place}: not train_00001.jpg and 1 to 7; mend the line: '{text[:80]}'"}
         own = int(line[3])
         face = {"expression": CLASSES.index(OWN_CLASSES[own - 1]), "own_expression": own, "split": split}
         try:
@@ -139,5 +139,5 @@ def read_box(path: Path) -> list[float] | None:
     except ValueError:
         box = []
     if len(box) != 4 or not all(map(math.isfinite, box)) or box[0] >= box[2] or box[1] >= box[3]:
-        raise ValueError(f"{path.name}: not x0 y0 x1 y1: '{' '.join(words)[:80]}'")
+        raise ValueError(f"{path.name}: not x0 y0 x1 y1; mend it: '{' '.join(words)[:80]}'")
     return box

@@ -113,7 +113,9 @@ class SFEW(Corpus):
     def _warn_of_other_classes(self, part: Path) -> None:
         for other in sorted({entry.name for entry in part.iterdir() if entry.is_dir()} - FOLDERS.keys()):
             if not other.startswith("."):
-                _log.warning("%s: left out, it is no class; they are %s", part / other, ", ".join(FOLDERS))
+                _log.warning(
+                    "%s: left out, it is no class; rename it to one of %s", part / other, ", ".join(FOLDERS)
+                )
 
     def _part(self, part: str) -> Path:
         """The folder of one part. Where there are two of val, it is the new one."""

@@ -22,6 +22,7 @@ from downstream.reports.paired import least_sign_p, paired
 from downstream.reports.runs import CELL, Run, figures_of, open_runs, truth_of
 from downstream.reports.sheet import Sheet
 from downstream.reports.tables import caution, clear, held_out, number, of_people
+from downstream.results import make_folder
 from downstream.tasks import Task
 
 Pair = tuple[str, str]
@@ -49,9 +50,11 @@ def compare_runs(words: Sequence[str], output: str | None = None) -> tuple[Sheet
         output: A folder for both with all metrics, in four formats, and for pictures; None: nothing is written.
 
     Raises:
-        ConfigError: if a run is not finished, or the runs have other test pictures.
+        ConfigError: if a run is not finished, the runs have other test pictures, or ``output`` cannot be a folder.
     """
     runs = open_runs(words)
+    if output is not None:
+        make_folder(output, "--output")
     figures = _in_order(figures_of(runs))
     differences = _differences(runs, figures)
     if output is not None:

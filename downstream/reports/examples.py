@@ -82,7 +82,7 @@ def strips(metrics: Metrics, labelled: LabelledSet, predictions: Predictions, co
                 order = np.argsort(errors, kind="stable")
                 picked = order[(np.linspace(*RANGE, count) * (len(order) - 1)).round().astype(int)]
             drawn = [
-                task.draw(_picture(betons, labelled, int(predictions["rows"][i])), values[i], truth[i])
+                task.draw(picture_of(betons, labelled, int(predictions["rows"][i])), values[i], truth[i])
                 for i in picked
             ]
             columns = count if drawn[0].width == drawn[0].height else min(count, 2)
@@ -99,7 +99,8 @@ def _cell(metrics: Metrics, predictions: Predictions, row: str, task: Task) -> t
     return None
 
 
-def _picture(betons: list[Beton], labelled: LabelledSet, row: int) -> Image.Image:
+def picture_of(betons: list[Beton], labelled: LabelledSet, row: int) -> Image.Image:
+    """The crop in a row of the set, or of the two one after the other."""
     which = int(row >= labelled.first_test)
     return Image.fromarray(betons[which].image(row - which * labelled.first_test))
 

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from configs import ConfigError
-from downstream.labelled import open_labelled
+from downstream.labelled import LabelledSet, open_labelled
 from downstream.protocols import Indices
 from downstream.results import Metrics, read_metrics
 from downstream.tasks.task import Array
@@ -144,20 +144,33 @@ class Truth:
     people: NDArray[np.int64]
 
 
+def data_of(runs: Sequence[Run]) -> LabelledSet:
+    """What the runs were measured on.
+
+    Raises:
+        ConfigError: it is not here, or other data lies in its place.
+    """
+    tasks = {task.name: task for run in runs for task in run.metrics.tasks}
+    labelled, data = open_labelled(_paths(runs[0]), list(tasks.values())), runs[0].metrics.data
+    if labelled.sha256 != data.sha256:
+        raise ConfigError(f"{data.path}: not the data that {runs[0].folder} was measured on; put that back")
+    return labelled
+
+
+def _paths(run: Run) -> list[str]:
+    data = run.metrics.data
+    return [data.path, *([data.test_path] if data.test_path else [])]
+
+
 def truth_of(runs: Sequence[Run]) -> Truth | None:
     """The labels of the test pictures; None if the data is not here.
 
     Raises:
         ConfigError: if other data lies in its place.
     """
-    data = runs[0].metrics.data
-    paths = [data.path, *([data.test_path] if data.test_path else [])]
-    if not all(Path(path).is_file() for path in paths):
+    if not all(Path(path).is_file() for path in _paths(runs[0])):
         return None
-    tasks = {task.name: task for run in runs for task in run.metrics.tasks}
-    labelled = open_labelled(paths, list(tasks.values()))
-    if labelled.sha256 != data.sha256:
-        raise ConfigError(f"{data.path}: not the data that {runs[0].folder} was measured on; put that back")
+    labelled = data_of(runs)
     pictures = runs[0].pictures
     labels = {name: values[pictures] for name, values in labelled.labels.items()}
     return Truth(labels, labelled.people[pictures])

@@ -18,7 +18,7 @@ from data_prep.detect import DetectConfig, KeepConfig
 from data_prep.listing import list_shard
 from data_prep.sources import Found
 from data_prep.sources.affectnet import HEADER, LABELS, PUBLISHED_CLASSES, AffectNet, AffectNetConfig
-from data_prep.sources.corpus import input_schema
+from data_prep.sources.corpus import listed_schema
 
 LISTS = "Manually_Annotated_file_lists"
 PICTURES = "Manually_Annotated_Images"
@@ -81,7 +81,7 @@ def test_labels_of_the_lists_and_mixed_extensions(tmp_path: Path) -> None:
         "landmarks68": POINTS.tolist(),
         "split": "train",
     }
-    assert corpus.inputs().schema == input_schema(LABELS)
+    assert corpus.inputs().schema == listed_schema(LABELS)
     assert (corpus.label_name, corpus.config.synthetic) == ("expression", False)
 
 
@@ -153,24 +153,41 @@ def test_damaged_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
         "\x00\xff garbage, without an end",
         row("1/good.jpg", 7),
         row("1/last.jpg"),
+        row("no folder.jpg"),
     ]
     with caplog.at_level(logging.WARNING):
         pictures = found(old(tmp_path, *rows))
     errors = {name.rpartition("/")[2]: f.error for name, f in pictures.items() if f.error}
     assert errors == {
-        "short.jpg": "training.csv:3: 8 cells instead of 9",
-        "word.jpg": "training.csv:4: valence is no number: 'happy'",
-        "class.jpg": "training.csv:5: expression is none of 0 to 10: '11'",
-        "none.jpg": "training.csv:6: expression is none of 0 to 10: ''",
-        "half.jpg": "training.csv:7: expression is none of 0 to 10: '1.5'",
-        "points.jpg": "training.csv:8: facial_landmarks are not 136 numbers",
-        "mark.jpg": "training.csv:9: facial_landmarks are not 136 numbers",
-        "box.jpg": "training.csv:10: face_width is no number: '?'",
+        "short.jpg": "training.csv:3: 8 cells instead of 9; mend the line",
+        "word.jpg": "training.csv:4: valence is no number: 'happy'; mend the line",
+        "class.jpg": "training.csv:5: expression is none of 0 to 10: '11'; mend the line",
+        "none.jpg": "training.csv:6: expression is none of 0 to 10: ''; mend the line",
+        "half.jpg": "training.csv:7: expression is none of 0 to 10: '1.5'; mend the line",
+        "points.jpg": "training.csv:8: facial_landmarks are not 136 numbers; mend the line",
+        "mark.jpg": "training.csv:9: facial_landmarks are not 136 numbers; mend the line",
+        "box.jpg": "training.csv:10: face_width is no number: '?'; mend the line",
     }
     assert len(pictures[f"{PICTURES}/1/good.jpg"].annotations) == 2
     assert pictures[f"{PICTURES}/1/last.jpg"].annotations
     left_out = [message for message in caplog.messages if "names no picture" in message]
-    assert [message.split(": ")[2] for message in left_out] == ["training.csv:11", "training.csv:12"]
+    assert [message.split(": ")[0] for message in left_out] == [f"training.csv:{n}" for n in (11, 12, 15)]
+
+
+def test_listed_pictures_that_are_missing(tmp_path: Path) -> None:
+    """Each is named with the first line that lists it."""
+    picture(tmp_path / PICTURES / "2/b.jpg")
+    corpus = old(tmp_path, row("2/b.jpg"), row("2/c.jpg"), row("1/a.jpg"), row("2/c.jpg"))
+    write_list(tmp_path, f"{LISTS}/validation.csv", row("3/d.jpg"), header=False)
+    (shard,) = corpus.shards()
+    rows = list_shard(corpus, tmp_path / "out", shard).to_pylist()
+    gone = "the picture: cannot be read: No such file or directory; put a good copy back or take the line out"
+    assert {r["image_id"].removeprefix(f"{PICTURES}/"): r["error"] for r in rows} == {
+        "1/a.jpg": f"training.csv:4: {gone}",
+        "2/b.jpg": "",
+        "2/c.jpg": f"training.csv:3: {gone}",
+        "3/d.jpg": f"validation.csv:1: {gone}",
+    }
 
 
 def test_the_automatic_list_is_an_option(tmp_path: Path) -> None:
@@ -287,7 +304,9 @@ def test_damaged_label_files(tmp_path: Path) -> None:
         "few": "few_lnd.npy: not 136 numbers",
         "nan": "nan_lnd.npy: not 136 numbers",
     }.items():
-        assert errors.pop(name).startswith(f"train_set/annotations/{reason}"), name
+        error = errors.pop(name)
+        assert error.startswith(f"train_set/annotations/{reason}"), name
+        assert error.endswith("; mend the file")
     assert not errors
 
 
@@ -298,7 +317,10 @@ def test_label_files_without_their_picture(tmp_path: Path) -> None:
     corpus = source(tmp_path, "new")
     (shard,) = corpus.shards()
     rows = list_shard(corpus, tmp_path / "out", shard).to_pylist()
-    assert [r["error"] for r in rows] == ["cannot be read: No such file or directory", ""]
+    assert [r["error"] for r in rows] == [
+        "train_set/annotations/0_*.npy: there is no such picture; put it back or remove them",
+        "",
+    ]
 
 
 def test_shards_of_the_label_files(tmp_path: Path) -> None:

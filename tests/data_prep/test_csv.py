@@ -13,9 +13,10 @@ import configs
 from configs import ConfigError
 from data_prep.beton import Beton, read_labels
 from data_prep.config import DataPrepConfig
+from data_prep.listing import list_shard
 from data_prep.pipeline import STAGES, Pipeline
 from data_prep.sources import Found
-from data_prep.sources.corpus import input_schema
+from data_prep.sources.corpus import listed_schema
 from data_prep.sources.csv import CSV, CSVConfig
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,7 @@ def test_labels_as_they_are_typed(tmp_path: Path) -> None:
         (2, "Zoë, jr.", None, None, "val"),
         (-1, None, None, None, "train"),
     ]
-    assert corpus.inputs().schema == input_schema(corpus.labels)
+    assert corpus.inputs().schema == listed_schema(corpus.labels)
     assert (corpus.label_name, corpus.published) == ("none", ())
 
 
@@ -120,6 +121,15 @@ def test_several_faces_of_a_picture_need_their_boxes(tmp_path: Path) -> None:
         "",
         "l.csv:6: c.jpg is on l.csv:5 too; without a box nobody knows which face it is",
     ]
+
+
+def test_a_picture_that_is_missing_is_named_with_its_line(tmp_path: Path) -> None:
+    corpus = source(tmp_path / "l.csv", "path,n", "gone.jpg,7", labels={"n": {"type": "integer"}})
+    (shard,) = corpus.shards()
+    (row,) = list_shard(corpus, tmp_path / "out", shard).to_pylist()
+    assert row["error"] == (
+        "l.csv:2: the picture: cannot be read: No such file or directory; put a good copy back or take the line out"
+    )
 
 
 def test_damaged_lines_are_errors_with_file_and_line(tmp_path: Path) -> None:

@@ -167,15 +167,25 @@ def test_damaged_votes_and_pixels(root: Path, caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.WARNING):
         errors = {name: item.error for name, item in found(source(root)).items()}
     assert errors == {
-        "train/fer0000000.png": "FER2013Train/label.csv:1: not ten votes: '0,9,1'",
-        "train/fer0000002.png": "FER2013Train/label.csv:2: not ten votes: '0,0,0,0,8,1,0,x,1,0'",
-        "val/fer0000003.png": "fer2013.csv:6: pixels are not 2304 numbers, 0 to 255",
-        "test/fer0000005.png": "fer2013.csv:8: pixels are not 2304 numbers, 0 to 255",
+        "train/fer0000000.png": "FER2013Train/label.csv:1: not ten votes; mend the line: '0,9,1'",
+        "train/fer0000002.png": "FER2013Train/label.csv:2: not ten votes; mend the line: '0,0,0,0,8,1,0,x,1,0'",
+        "val/fer0000003.png": "fer2013.csv:6: pixels are not 2304 numbers, 0 to 255; get a whole copy",
+        "test/fer0000005.png": "fer2013.csv:8: pixels are not 2304 numbers, 0 to 255; get a whole copy",
     }
     assert not (root.parent / "pictures").exists()
     assert any(
-        "train/fer9.png and others that fer2013new.csv does not name are left out: 1" in message
+        message
+        == "FER2013Train/label.csv:3: left out, fer2013new.csv has no picture train/fer9.png, nor those of 0 "
+        "other lines; mend the names"
         for message in caplog.messages
+    )
+
+
+def test_two_lines_of_votes_for_one_picture(root: Path) -> None:
+    path = root / "data/FER2013Train/label.csv"
+    path.write_text(path.read_text() + label("fer0000000.png", SADNESS))
+    assert found(source(root))["train/fer0000000.png"].error == (
+        "FER2013Train/label.csv:3: train/fer0000000.png has a line before; take one of them out"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from data_prep.config import DataPrepConfig
 from data_prep.pipeline import STAGES, Pipeline
 from data_prep.sources import Found
 from data_prep.sources.affectnet import CLASSES
-from data_prep.sources.corpus import input_schema
+from data_prep.sources.corpus import listed_schema
 from data_prep.sources.rafdb import COUNTS, LABELS, RAFDB, RAFDBConfig
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,7 @@ def test_classes_are_renumbered(root: Path) -> None:
     assert [face["split"] for face in faces] == ["train"] * 7 + ["test"]
     assert next(iter(pictures)) == "Image/aligned/train_00001_aligned.jpg"
     assert all(picture.path.is_file() and not picture.error for picture in pictures.values())
-    assert corpus.inputs().schema == input_schema(LABELS)
+    assert corpus.inputs().schema == listed_schema(LABELS)
 
 
 def test_photographs_and_their_boxes(root: Path) -> None:
@@ -85,10 +86,10 @@ def test_photographs_and_their_boxes(root: Path) -> None:
     assert pictures[0].path == root / "Image/original/train_00001.jpg"
     assert pictures[0].annotations[0]["box"] == [10.5, 20.25, 110, 140]
     assert [picture.error for picture in pictures[1:5]] == [
-        "train_00002_boundingbox.txt: not x0 y0 x1 y1: '10 20 110'",
-        "train_00003_boundingbox.txt: not x0 y0 x1 y1: '10 20 5 140'",
-        "train_00004_boundingbox.txt: not x0 y0 x1 y1: 'a b c d'",
-        "train_00005_boundingbox.txt: not x0 y0 x1 y1: '1 2 nan 4'",
+        "train_00002_boundingbox.txt: not x0 y0 x1 y1; mend it: '10 20 110'",
+        "train_00003_boundingbox.txt: not x0 y0 x1 y1; mend it: '10 20 5 140'",
+        "train_00004_boundingbox.txt: not x0 y0 x1 y1; mend it: 'a b c d'",
+        "train_00005_boundingbox.txt: not x0 y0 x1 y1; mend it: '1 2 nan 4'",
     ]
     assert (pictures[5].error, pictures[5].annotations[0]["box"]) == ("", None)
     assert all(f.annotations[0]["box"] is None for f in found(source(root)).values()), (
@@ -108,10 +109,11 @@ def test_damaged_lines(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_list(root, *lines, "test_0001.jpg 1", "test_0001.jpg 2")
     with caplog.at_level(logging.WARNING):
         errors = {name[14:-12]: picture.error for name, picture in found(source(root)).items()}
+    form = "not train_00001.jpg and 1 to 7; mend the line"
     assert errors == {
-        "train_00001": "list_patition_label.txt:1: not train_00001.jpg and 1 to 7: 'train_00001.jpg 8'",
-        "train_00002": "list_patition_label.txt:2: not train_00001.jpg and 1 to 7: 'train_00002.jpg'",
-        "train_00003": "list_patition_label.txt:3: not train_00001.jpg and 1 to 7: 'train_00003.jpg 3 3'",
+        "train_00001": f"list_patition_label.txt:1: {form}: 'train_00001.jpg 8'",
+        "train_00002": f"list_patition_label.txt:2: {form}: 'train_00002.jpg'",
+        "train_00003": f"list_patition_label.txt:3: {form}: 'train_00003.jpg 3 3'",
         "train_00005": "",
         "test_0001": "",
     }
@@ -141,16 +143,41 @@ def test_a_changed_box_is_a_changed_shard(root: Path) -> None:
     assert [a == b for a, b in zip(after, before, strict=True)] == [True, False]
 
 
+def test_a_line_more_is_no_other_shard(root: Path) -> None:
+    """Where a picture is listed decides nothing about it."""
+    before = [shard.inputs for shard in source(root, 4).shards()]
+    path = root / "EmoLabel/list_patition_label.txt"
+    path.write_text("\n" + path.read_text())
+    assert [shard.inputs for shard in source(root, 4).shards()] == before
+    assert found(source(root))["Image/aligned/train_00001_aligned.jpg"].place == "list_patition_label.txt:2"
+
+
 def test_every_aligned_face_is_in_the_set(root: Path, tmp_path: Path) -> None:
     """Also those in which no detector would find a face; but not a damaged file."""
     (root / "Image/aligned/train_00002_aligned.jpg").write_bytes(b"no picture")
+    (root / "Image/aligned/train_00006_aligned.jpg").unlink()
     given = [f"source.path={root}", f"output={tmp_path / 'set'}", "workers=1", "shard_size=5"]
     pipeline = Pipeline(configs.load(ROOT / "configs/data/rafdb.yaml", given, schema=DataPrepConfig))
     pipeline.run(STAGES)
     table = read_labels(tmp_path / "set/set.beton")
-    assert table["own_expression"].to_pylist() == [1, 3, 4, 5, 6, 7, 5]
-    assert Beton(tmp_path / "set/set.beton").column("label").tolist() == [3, 5, 1, 2, 6, 0, 2]
+    assert table["own_expression"].to_pylist() == [1, 3, 4, 5, 7, 5]
+    assert Beton(tmp_path / "set/set.beton").column("label").tolist() == [3, 5, 1, 2, 0, 2]
     assert table["box"].to_pylist()[0] == [0, 0, 256, 256], "edge to edge"
+    failed = json.loads((tmp_path / "set/quarantine.json").read_text())
+    assert [(entry["image_id"], entry["reason"]) for entry in failed] == [
+        (
+            f"Image/aligned/train_0000{line}_aligned.jpg",
+            f"list_patition_label.txt:{line}: the picture: {reason}; put a good copy back or take the line out",
+        )
+        for line, reason in (
+            (2, "not a picture in any known format"),
+            (6, "cannot be read: No such file or directory"),
+        )
+    ]
+    summary = json.loads((tmp_path / "set/report/summary.json").read_text())
+    assert [(row["count"], row["reason"].split(":")[0]) for row in summary["failures"]] == [
+        (1, "the picture")
+    ] * 2
     counts = {row["what"]: (row["listed"], row["usable"]) for row in pipeline.published()}
     assert (counts["faces of train, fear"], counts["faces of test, sad"]) == ((1, 0), (1, 1))
 

@@ -97,7 +97,21 @@ def test_a_folder_that_is_no_class_is_named(root: Path, caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING):
         assert len(found(source(root))) == 9
     (message,) = (message for message in caplog.messages if "no class" in message)
-    assert "Train_Aligned_Faces/Contempt: left out" in message
+    assert (
+        "Train_Aligned_Faces/Contempt: left out, it is no class; rename it to one of Angry, Disgust"
+        in message
+    )
+
+
+def test_a_folder_with_another_name_is_named_twice(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    part = root / "Train/Train_Aligned_Faces"
+    (part / "Angry").rename(part / "Anger")
+    with caplog.at_level(logging.WARNING):
+        assert len(found(source(root, splits=("train",)))) == 6
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        f"{part}/Anger: left out, it is no class",
+        f"{part}/Angry: no such folder",
+    ]
 
 
 def test_counts_and_missing_parts(root: Path, tmp_path: Path) -> None:

@@ -94,6 +94,25 @@ def test_a_sheet_for_each_picture_with_a_face(backbone: Path, tmp_path: Path) ->
         assert drawn.width > 3 * 256  # the face, and a map of each model
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused(backbone: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "it.safetensors", network(backbone, "expression"), BOX, {})
+    Image.fromarray(skimage.data.astronaut()).save(tmp_path / "one.png")
+    (tmp_path / "out").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"--output: .*out cannot be a folder"):
+        draw_attention([tmp_path / "it.safetensors"], [tmp_path / "one.png"], tmp_path / "out", "cpu")
+
+
+def test_other_classes_than_the_predicted_can_be_explained(backbone: Path, crops: torch.Tensor) -> None:
+    model = network(backbone, "expression", classes=("neutral", "happiness", "sadness"))
+    said, maps = attention(model, crops)
+    again, same = attention(model, crops, said)
+    np.testing.assert_array_equal(again, said)
+    np.testing.assert_allclose(same, maps, atol=1e-6)
+    others, changed = attention(model, crops, (said + 1) % 3)
+    np.testing.assert_array_equal(others, (said + 1) % 3)
+    assert np.abs(changed - maps).max() > 0.1
+
+
 def test_a_model_that_names_no_class_is_refused(backbone: Path, tmp_path: Path) -> None:
     save_model(tmp_path / "pose.safetensors", network(backbone, "pose"), BOX, {})
     with pytest.raises(ConfigError, match="its task pose names no class"):

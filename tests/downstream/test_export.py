@@ -118,10 +118,11 @@ def test_the_card_shows_the_figures_of_this_model_only(backbone: Path, tmp_path:
     assert "7.25" not in text
     path.write_text(json.dumps(tree | {"inputs": "xyz"}))
     with pytest.raises(ConfigError, match="of another evaluation than the one that trained it"):
-        export_model(source, tmp_path / "out.onnx", "uint8", path)
+        export_model(source, tmp_path / "late.onnx", "uint8", path)
     path.write_text(json.dumps(tree | {"measurements": figures[1:]}))
     with pytest.raises(ConfigError, match="has no figure of subset all, row it, task pose, mode finetune"):
-        export_model(source, tmp_path / "out.onnx", "uint8", path)
+        export_model(source, tmp_path / "late.onnx", "uint8", path)
+    assert not [*tmp_path.glob("*late*")], "the card is checked before anything is written"
 
 
 def test_another_suffix_and_another_file_are_refused(backbone: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from downstream.config import DownstreamConfig
 from downstream.evaluate import evaluate
 from downstream.model import load_model
 from downstream.recipe import Recipe
+from downstream.reports.cases import Wanted, draw_cases
 from downstream.reports.papers import write_tables
 from downstream.reports.printed.config import TablesConfig
 from downstream.results import Metrics
@@ -212,6 +213,17 @@ def test_wflw(prepared: Callable[..., Path], evaluated: Callable[..., Evaluation
         assert measured(metrics, subset) == pytest.approx(expected, rel=1e-5), subset
 
 
+def check_a_list(cfg: DownstreamConfig, faces: list[dict[str, object]], form: str) -> None:
+    """A list of occluded faces, in the form in which Wang et al. publish it, chooses the pictures that it names."""
+    (part,) = json.loads((Path(cfg.output) / "split.json").read_text())["parts"]
+    names = [str(faces[row]["image_id"]) for row in part["test_rows"][1:4]]
+    listed = Path(cfg.output) / "list.txt"
+    listed.write_text("\n".join(form.format(stem=Path(name).stem, image_id=name) for name in names))
+    told = draw_cases(Path(cfg.output), Wanted(listed=listed, right=True), Path(cfg.output) / "cases", "cpu")
+    assert sorted(case["image_id"] for case in told["cases"]) == sorted(names)
+    assert (told["row"], told["mode"]) == ("pretrained", "finetune")
+
+
 # --- emotion -------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +237,7 @@ def test_affectnet(
     ((train, test),) = parts(cfg, faces, "expression")
     assert train == test == [0, *range(classes)]
     assert {"ccc", "rmse_arousal", "sagr_valence", "accuracy"} <= {m.metric for m in metrics.measurements}
+    check_a_list(cfg, faces, "val/0/{stem}/")
 
 
 @pytest.mark.parametrize(
@@ -248,6 +261,8 @@ def test_expressions(
         assert ours.startswith(theirs[:3])
     assert sorted({face["expression"] for face in faces}) == list(range(len(task.classes)))
     assert {f"accuracy_{word}" for word in task.classes} < {m.metric for m in metrics.measurements}
+    forms = {"rafdb": "{stem} 3 4", "ferplus": "2_{stem}.png 8 0", "sfew": "{image_id}"}
+    check_a_list(cfg, faces, forms[name])
 
 
 def documented() -> list[list[str]]:

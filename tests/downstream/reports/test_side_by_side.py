@@ -495,6 +495,13 @@ def test_without_the_labels_there_are_no_intervals_over_people(
     ]
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused(runs: list[str], tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"--output: .*out cannot be a folder"):
+        compare_runs(runs[:2], str(tmp_path / "out"))
+    assert (tmp_path / "out").read_text() == "in the way"
+
+
 def test_the_results_page_has_spread_and_both_tests(runs: list[str], tmp_path: Path) -> None:
     write_results_markdown([Study(title="Three", runs=tuple(runs))], tmp_path / "results.md")
     text = (tmp_path / "results.md").read_text()
