@@ -121,7 +121,8 @@ _SIGNS: dict[str, tuple[Callable[[Row], bool], str]] = {
     ),
     "embedding_rank": (
         lambda row: row["embedding_rank"] < 2.5,
-        "the embeddings differ in hardly more than one direction (rank {embedding_rank:.2f}): collapse; " + _HELP,
+        "the embeddings differ in hardly more than one direction (rank {embedding_rank:.2f}): collapse; "
+        + _HELP,
     ),
     "code_entropy": (
         lambda row: row["code_entropy"] > 0.98,
