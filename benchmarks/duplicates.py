@@ -25,7 +25,7 @@ from PIL import Image
 from scipy.special import ndtri
 from tabulate import tabulate
 
-from data_prep.crop import CropConfig, crop, crop_affine
+from data_prep.crop import CropConfig, box_affine, crop
 from data_prep.detect import letterbox
 from data_prep.detector import Detector, build
 from data_prep.duplicates import Hashes, differing, distinct, near_pairs
@@ -60,7 +60,7 @@ def face(image: Image.Image, detector: Detector) -> tuple[int, int] | None:
     if not len(found.scores):
         return None
     return difference_hashes(
-        crop(np.asarray(image), crop_affine(found.boxes[0] / np.float32(scale), CROP), CROP)
+        crop(np.asarray(image), box_affine(found.boxes[0] / np.float32(scale), CROP), CROP)
     )
 
 
