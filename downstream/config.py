@@ -212,8 +212,6 @@ class Study(Config):
     """Run directories of the evaluations, one a seed."""
     text: str | None = None
     """A paragraph under the heading."""
-    pretrain: str | None = None
-    """Run directory of the pretraining whose loss and probes are drawn; null: none."""
 
 
 class ResultsConfig(Config):

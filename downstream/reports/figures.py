@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -70,6 +71,8 @@ def label_efficiency(metrics: Metrics, lines: Sequence[Line]) -> str:
 def _efficiency_panel(axes: Axes, metrics: Metrics, lines: Sequence[Line]) -> None:
     for row in metrics.rows:
         points = [(line.fraction, line.values[row.name]) for line in lines if row.name in line.values]
+        if not points:
+            continue
         x = [fraction for fraction, _ in points]
         colour, dash = _look(metrics, row.name)
         values = [m.value for _, m in points]
@@ -82,7 +85,7 @@ def _efficiency_panel(axes: Axes, metrics: Metrics, lines: Sequence[Line]) -> No
         bottom, top = axes.get_ylim()
         axes.set_ylim(min(bottom, -0.05), max(top, 0.3))
     axes.set_title(lines[0].task.title)
-    axes.set_ylabel(f"{heading(metric)}\n{metric.better} is better")
+    axes.set_ylabel(f"{textwrap.fill(heading(metric), 20)}\n{metric.better} is better")
     axes.set_xscale("log")
     axes.set_xticks([line.fraction for line in lines])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda fraction, _: percent(fraction)))

@@ -23,6 +23,7 @@ from downstream.reports import figures, pictures
 from downstream.reports.examples import Predictions, labelled_set, strips
 from downstream.reports.tables import (
     Line,
+    at_several_shares,
     caution,
     clear,
     heading,
@@ -96,10 +97,11 @@ def _render(cfg: ReportConfig, results: Results) -> str:
     metrics = results.metrics
     cards = answer(metrics)
     mode = answered(metrics)
-    learnt = [
-        line
-        for line in lines(metrics, leading_only=True)
-        if line.mode == mode and line.task.name != "recognition"
+    leading = list(lines(metrics, leading_only=True))
+    efficiency = [
+        (WAYS[each], figures.label_efficiency(metrics, learnt))
+        for each in get_args(Mode)
+        if (learnt := at_several_shares([line for line in leading if line.mode == each]))
     ]
     with np.load(Path(cfg.downstream) / "predictions.npz", allow_pickle=False) as archive:
         predictions = dict(archive)
@@ -127,10 +129,10 @@ def _render(cfg: ReportConfig, results: Results) -> str:
         ways=WAYS,
         pretrained=pretrained_rows(metrics)[0],
         sentence=sentence(cards, metrics),
-        leading=_grouped(lines(metrics, leading_only=True)),
+        leading=_grouped(leading),
         every=_grouped(line for line in lines(metrics, leading_only=False) if "_au" not in line.metric.name),
         baselines=[row.name for row in _baselines(metrics)],
-        efficiency=figures.label_efficiency(metrics, learnt) if learnt else None,
+        efficiency=efficiency,
         strips=list(strips(metrics, labelled, predictions, cfg.examples)),
         plane=_plane(metrics, labelled, predictions),
         confusions=list(_confusions(metrics, labelled, predictions)),
@@ -166,6 +168,12 @@ def _confusions(
             guesses = predictions[f"{row}/{task.name}/{mode}/{share:g}"].argmax(axis=1)
             svg = pictures.confusion(truth[:, 0].astype(int), guesses, task.classes)
             yield mode, share, "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+
+
+def inside(title: str) -> str:
+    """A title within a sentence: '68 landmarks', 'head pose', '3D face'."""
+    first, _, rest = title.partition(" ")
+    return f"{first.lower()} {rest}".strip() if first.istitle() and first.isalpha() else title
 
 
 def _grouped(every: Iterable[Line]) -> list[list[Line]]:
@@ -210,8 +218,8 @@ def sentence(cards: Sequence[Card], metrics: Metrics) -> str:
     start = f"With {percent(line.fraction)} of the labels ({labels} pictures) and {WAYS[line.mode]}, "
     kinds = {row.name: row.kind for row in metrics.rows}
     others = _listed([PHRASES.get(kinds[name], name) for name in line.comparisons])
-    good = [card.title.lower() for card in cards if card.good]
-    rest = [card.title.lower() for card in cards if not card.good]
+    good = [inside(card.title) for card in cards if card.good]
+    rest = [inside(card.title) for card in cards if not card.good]
     if not good:
         return f"{start}the pretrained backbone does not clearly beat {others} on any task."
     text = f"{start}the pretrained backbone beats {others} on {_listed(good)}"

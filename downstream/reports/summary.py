@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from statistics import mean, stdev
@@ -15,6 +16,7 @@ from downstream.reports import figures
 from downstream.reports.paired import least_sign_p, paired
 from downstream.reports.tables import (
     Line,
+    at_several_shares,
     caution,
     clear,
     heading,
@@ -26,7 +28,7 @@ from downstream.reports.tables import (
     percent,
     span,
 )
-from downstream.results import Metrics, read_curve, read_metrics
+from downstream.results import Metrics, read_metrics
 
 MODES = {
     "linear": "Frozen features + ridge",
@@ -72,6 +74,18 @@ def _side_by_side(evaluations: Sequence[Metrics], leading_only: bool) -> list[tu
     return [tuple(own[key] for own in found) for key in found[0]]
 
 
+def _mean(same: tuple[Line, ...]) -> Line:
+    """For a figure: the seeds' mean with their range, of one seed itself with its interval."""
+    if len(same) == 1:
+        return same[0]
+    values = {}
+    for row, measured in same[0].values.items():
+        found = [line.values[row].value for line in same]
+        middle = {"value": mean(found), "low": min(found), "high": max(found)}
+        values[row] = measured.model_copy(update=middle)
+    return replace(same[0], values=values)
+
+
 def _study(study: Study, evaluations: list[Metrics], output: Path) -> Iterator[str]:
     data = evaluations[0].data
     yield f"\n## {study.title}\n"
@@ -91,18 +105,19 @@ def _study(study: Study, evaluations: list[Metrics], output: Path) -> Iterator[s
         f"zero. {caution(data)}{' ' * bool(caution(data))}The metrics are defined in [downstream.md](downstream.md). "
         f"Measured with {versions}."
     )
-    if study.pretrain:
-        picture = output.with_name(f"{output.stem}-{study.title.lower().replace(' ', '-')}.svg")
-        with atomic_write(picture) as file:
-            file.write(figures.as_svg(figures.pretraining(read_curve(study.pretrain))))
-        yield f"\n![The loss and the probes during the pretraining]({picture.name})"
     leading = _side_by_side(evaluations, leading_only=True)
     every = _side_by_side(evaluations, leading_only=False)
     rest = [same for same in every if same not in leading and "_au" not in same[0].metric.name]
     for mode, title in MODES.items():
-        yield from _section(
-            f"### {title}", evaluations[0], [same for same in leading if same[0].mode == mode]
-        )
+        table = [same for same in leading if same[0].mode == mode]
+        yield from _section(f"### {title}", evaluations[0], table)
+        learnt = at_several_shares([_mean(same) for same in table])
+        if learnt:
+            name = f"{output.stem}-{study.title.lower().replace(' ', '-')}-{mode}.svg"
+            with atomic_write(output.with_name(name)) as file:
+                file.write(figures.as_svg(figures.label_efficiency(evaluations[0], learnt)))
+            band = "the 95 % intervals" if len(evaluations) == 1 else "the least and the largest of the seeds"
+            yield f"\n![Each task against the share of labels]({name})\n\nLines are means, bands {band}."
     for mode, title in MODES.items():
         table = [same for same in rest if same[0].mode == mode]
         yield from _section(f"### {title}, the other metrics", evaluations[0], table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import get_args
@@ -87,6 +87,11 @@ _Key = tuple[str, str, float, str, str]
 
 def _key(figure: Measurement | Comparison) -> _Key:
     return figure.task, figure.mode, figure.fraction, figure.subset, figure.metric
+
+
+def at_several_shares(of: Sequence[Line]) -> list[Line]:
+    """Those of a task that is measured at several shares of the labels."""
+    return [line for line in of if len({each.fraction for each in of if each.task == line.task}) > 1]
 
 
 def digits(unit: str) -> int:

@@ -24,9 +24,17 @@ from downstream.config import DownstreamConfig, ReportConfig, Study
 from downstream.evaluate import evaluate, keep_cells
 from downstream.reports.examples import labelled_set as labelled_set_of
 from downstream.reports.examples import strips
-from downstream.reports.page import sentence, write_report
+from downstream.reports.page import inside, sentence, write_report
 from downstream.reports.summary import write_results_markdown
-from downstream.reports.tables import clear, held_out, lines, number, terminal_table, unseen
+from downstream.reports.tables import (
+    at_several_shares,
+    clear,
+    held_out,
+    lines,
+    number,
+    terminal_table,
+    unseen,
+)
 from downstream.results import Metrics, Results, finished, read_metrics
 from downstream.tasks import make
 
@@ -296,9 +304,13 @@ def test_the_page_holds_the_figures_and_needs_nothing_else(
     page = Path(report.output).read_text()
     assert "Synthetic faces" in page
     assert sentence([], metrics) not in page
-    for line in lines(metrics, leading_only=True):
+    leading = list(lines(metrics, leading_only=True))
+    for line in leading:
         for name, m in line.values.items():
             assert number(m.value, m.unit) in page, (line, name)
+    several = at_several_shares([line for line in leading if line.mode == "linear"])
+    assert {line.task.name for line in several} == {"landmarks", "pose", "affect", "action_units"}
+    assert page.count("Each task's metric against the share of labels") == 1  # of the linear readout
     assets = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"'\s>)]+)", page)
     assert assets
     assert all(asset.startswith("data:") for asset in assets)
@@ -306,6 +318,16 @@ def test_the_page_holds_the_figures_and_needs_nothing_else(
     titles = [task.title for task in metrics.tasks if task.name != "recognition"]
     shown = {title: len(re.findall(f'alt="{title} by', page)) for title in titles}
     assert shown == {"68 landmarks": 6, "Head pose": 3, "Valence and arousal": 3, "12 action units": 3}
+
+
+def test_a_title_within_a_sentence_keeps_its_abbreviations() -> None:
+    titles = ["Head pose", "3D face", "68 landmarks", "Valence and arousal"]
+    assert [inside(title) for title in titles] == [
+        "head pose",
+        "3D face",
+        "68 landmarks",
+        "valence and arousal",
+    ]
 
 
 def test_the_page_does_without_landmarks_people_and_a_linear_readout(
@@ -390,23 +412,24 @@ def test_seeds_side_by_side(run: tuple[DownstreamConfig, Metrics], tmp_path: Pat
     write_results_markdown([two], output)
     text = output.read_text()
     assert "**Synthetic faces.**" in text
+    assert "bands the least and the largest of the seeds" in text
+    assert (tmp_path / "results-two-seeds-linear.svg").exists()
     pose = next(line for line in text.splitlines() if line.startswith("| Head pose | MAE (°)"))
     assert pose.count("1 of 2, p = 1") == 2  # the sign differs between the two
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 
-def test_a_single_seed_with_its_curves(run: tuple[DownstreamConfig, Metrics], tmp_path: Path) -> None:
+def test_a_single_seed_has_its_own_intervals(run: tuple[DownstreamConfig, Metrics], tmp_path: Path) -> None:
     cfg, _ = run
-    rows = [{"step": i, "loss": 3.0 - i / 10, "ln_k": 3.0, "knn": i / 10, "linear": i / 9} for i in range(5)]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    study = Study(title="A longer run", text="What it is.", runs=(cfg.output,), pretrain=str(tmp_path))
+    study = Study(title="One seed", text="What it is.", runs=(cfg.output,))
     write_results_markdown([study], tmp_path / "results.md")
     text = (tmp_path / "results.md").read_text()
-    assert "## A longer run" in text
+    assert "## One seed" in text
     assert "What it is." in text
     assert "same sign" not in text
-    assert "](results-a-longer-run.svg)" in text
-    assert (tmp_path / "results-a-longer-run.svg").read_text().count("<svg") == 1
+    assert "bands the 95 % intervals" in text
+    assert "](results-one-seed-linear.svg)" in text
+    assert (tmp_path / "results-one-seed-linear.svg").read_text().count("<svg") == 1
 
 
 def test_seeds_on_other_splits_are_refused(run: tuple[DownstreamConfig, Metrics], tmp_path: Path) -> None:
