@@ -113,7 +113,7 @@ def test_no_alarm_while_a_method_learns(name: str, faces: Path, tmp_path: Path) 
 
 
 def without_stop_gradient(self: SimSiam | BYOL, features: Tensor, views: Tensor, moment: Moment) -> Tensor:
-    """Both sides of a pair are pulled together, with each method's own weight; BYOL's target is its online network."""
+    """Both sides of a pair are pulled together, with each method's own weight; BYOL is its own target."""
     projected = self.projector(features)
     self.note(features.chunk(2)[0], projected.chunk(2)[0])
     weight = 4 if isinstance(self, BYOL) else 1

@@ -267,6 +267,18 @@ def test_ranks_equal_one_process(world: int) -> None:
                 np.testing.assert_allclose(ours, theirs, atol=1e-9, rtol=1e-9, err_msg=name)
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_what_is_trained_is_the_same_on_any_number_of_ranks(name: str) -> None:
+    """A follower that began to be trained would not fit the optimiser of a checkpoint of one rank."""
+    method = build(name)
+    before = {key: (id(p), p.requires_grad) for key, p in method.named_parameters()}
+    distributed.synchronise_batch_norm(method, Ranks(0, 2, 0, 2, CPU), "global")
+    assert any(isinstance(module, distributed.SyncBatchNorm) for module in method.modules())
+    assert {key: (id(p), p.requires_grad) for key, p in method.named_parameters()} == before
+    if name in ("byol", "moco"):
+        assert not all(trained for _, trained in before.values())
+
+
 def _shuffled(place: Ranks) -> list:
     """The keys of a step, each rank with statistics of its own."""
     method = build("moco", place)

@@ -605,6 +605,14 @@ def test_ranks_equal_one_process(world: int) -> None:
             np.testing.assert_allclose(found[name], numbers, atol=1e-9, rtol=1e-9, err_msg=name)
 
 
+def test_what_is_trained_is_the_same_on_any_number_of_ranks() -> None:
+    method = build("official")
+    before = {key: p.requires_grad for key, p in method.named_parameters()}
+    distributed.synchronise_batch_norm(method, Ranks(0, 2, 0, 2, ALONE.device), "global")
+    assert isinstance(method.gfl.target_backbone.bn1, distributed.SyncBatchNorm)
+    assert {key: p.requires_grad for key, p in method.named_parameters()} == before
+
+
 RUN = """
 epochs: 4
 batch_size: 16
