@@ -101,7 +101,8 @@ def alarms(faces: Path, folder: Path, name: str, *overrides: str) -> set[str]:
     assert train(load(path, [*common, *METHODS[name], *overrides], schema=PretrainConfig))
     rows = read_metrics(folder / "run/metrics.jsonl")
     assert sum(row["epoch"] > 1 for row in rows) == 4
-    return {figure for row in rows for figure in warnings(row)}
+    found = {figure for row in rows for figure in warnings(row)}
+    return found - {"mask_ties"}  # of the released masks, and no collapse: docs/pretrain.md, 'SimFLE'
 
 
 @pytest.mark.parametrize("name", METHODS)
