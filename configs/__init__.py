@@ -228,11 +228,26 @@ def _explain(error: Any, schema: type[pydantic.BaseModel], tree: Any) -> str:
         return f"{field}: unknown key; {mend} (known: {known})"
     if kind == "missing":
         return f"{field}: missing; add it"
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        return _explain_tag(error["ctx"], keys, schema)
     if kind in ("value_error", "assertion_error"):
         said: str = error["msg"].removeprefix("Value error, ")
         return f"{field}: {said}" if keys else said  # of the whole, it names the field itself
     found = error.get("input")
     return f"{field}: {_lower(error['msg'])}, found {_kind(found)}{_hint(kind, found)}"
+
+
+def _explain_tag(context: Mapping[str, Any], keys: Sequence[Any], schema: type[pydantic.BaseModel]) -> str:
+    """Which members a discriminated union has, where none was named or another."""
+    tag = context["discriminator"].strip("'")
+    fields = [model.model_fields[tag] for model in _models(schema, keys) if tag in model.model_fields]
+    names = [str(name) for field in fields for name in get_args(field.annotation)]
+    field, choices = ".".join(map(str, [*keys, tag])), ", ".join(names)
+    if "tag" not in context:
+        return f"{field}: missing; write one of {choices}"
+    close = difflib.get_close_matches(context["tag"], names, n=1)
+    meant = f"did you mean '{close[0]}'? " if close else ""
+    return f"{field}: unknown '{context['tag']}'; {meant}write one of {choices}"
 
 
 def _hint(kind: str, found: Any) -> str:
@@ -260,6 +275,11 @@ def _real_keys(error: Any, tree: Any) -> list[Any]:
 
 def _field_names(schema: type[pydantic.BaseModel], keys: Sequence[Any]) -> list[str]:
     """The fields known at ``keys`` below ``schema``; for a union, those of every member."""
+    return list(dict.fromkeys(name for model in _models(schema, keys) for name in model.model_fields))
+
+
+def _models(schema: type[pydantic.BaseModel], keys: Sequence[Any]) -> list[type[pydantic.BaseModel]]:
+    """The models that may stand at ``keys`` below ``schema``: of a union, every member."""
     models = [schema]
     for key in keys:
         inner: list[type[pydantic.BaseModel]] = []
@@ -269,7 +289,7 @@ def _field_names(schema: type[pydantic.BaseModel], keys: Sequence[Any]) -> list[
             elif key in model.model_fields:
                 inner.extend(nested_models(model.model_fields[key].annotation))
         models = inner
-    return list(dict.fromkeys(name for model in models for name in model.model_fields))
+    return models
 
 
 def nested_models(annotation: Any) -> list[type[pydantic.BaseModel]]:

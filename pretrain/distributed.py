@@ -288,6 +288,8 @@ def _replace(module: nn.Module, group: dist.ProcessGroup | None) -> None:
                 child.running_mean
             )
             synced.load_state_dict(child.state_dict())
+            # The parameters themselves: copies of those of a network that only follows would be trained.
+            synced.weight, synced.bias = child.weight, child.bias
             synced.process_group = group
             setattr(module, name, synced)
         else:

@@ -33,7 +33,7 @@ def multiply_adds(work: Callable[[], Any]) -> int:
 
 def step_multiply_adds(config: PretrainConfig) -> int:
     """Multiply-adds a picture of one training step's forward passes, all views and networks together."""
-    place = Ranks(rank=0, world=1, local_rank=0, local_world=1, device=torch.device("cpu"))
+    place = Ranks(rank=0, world=1, local_rank=0, local_world=1, device=torch.get_default_device())
     method = build(config, place)
     views = [torch.randn(crop.count * PICTURES, 3, crop.size, crop.size) for crop in config.views.crops]
     moment = Moment(step=0, steps_per_epoch=1, total=1, seed=0, rows=np.arange(PICTURES))

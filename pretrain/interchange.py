@@ -31,7 +31,7 @@ _NUMBERED = {"0": "conv1", "1": "bn1", **{str(4 + i): name for i, name in enumer
 _NAMED = {name: name for name in _NUMBERED.values()}
 _STEM = (64, 3, 7, 7)
 # A word in the path of the copy that follows by a moving average.
-_FOLLOWERS = re.compile(r"(^|[._])(target|teacher|momentum|ema|k)([._]|$)")
+_FOLLOWERS = re.compile(r"(^|[._])(target|teacher|momentum|ema|key|k)([._]|$)")
 
 
 def import_backbone(
@@ -167,10 +167,21 @@ def _choose(source: Path, found: Mapping[str, Tensors], root: str | None) -> str
         matching = [name for name in found if name.removesuffix(".") == root.removesuffix(".")]
     else:
         matching = [name for name in found if not _FOLLOWERS.search(name)] or list(found)
+        # One network may have several names, as the backbone of our SimFLE has.
+        matching = [name for i, name in enumerate(matching) if not _among(found, name, matching[:i])]
     if len(matching) == 1:
         return matching[0]
     there = ", ".join(f"'{name}'" for name in found) or "none"
     raise ConfigError(f"{source}: name one ResNet with --root; the keys of those in it begin with: {there}")
+
+
+def _among(found: Mapping[str, Tensors], name: str, others: Sequence[str]) -> bool:
+    """Whether the tensors of a network are, bit for bit, those of one of the others."""
+    own = found[name]
+    return any(
+        own.keys() == found[other].keys() and all(torch.equal(x, found[other][key]) for key, x in own.items())
+        for other in others
+    )
 
 
 def _architecture(source: Path, tensors: Tensors) -> tuple[str, float]:

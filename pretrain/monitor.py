@@ -98,6 +98,7 @@ class Monitor:
 
 WARM_UP_EPOCHS = 1.0  # while the prototypes are frozen and the rate rises, nothing is a sign yet
 _HELP = "see docs/pretrain.md, 'When the loss stays at ln K'"
+_COLLAPSE = "collapse; see docs/pretrain.md, 'When the embeddings collapse'"
 _SIGNS: dict[str, tuple[Callable[[Row], bool], str]] = {
     "loss": (
         lambda row: row["loss"] > row.get("ln_k", math.inf) - 0.01,
@@ -113,20 +114,24 @@ _SIGNS: dict[str, tuple[Callable[[Row], bool], str]] = {
     ),
     "feature_std": (
         lambda row: row["feature_std"] < 0.05,
-        "the features of all pictures are nearly the same (spread {feature_std:.3f}): collapse; " + _HELP,
+        "the features of all pictures are nearly the same (spread {feature_std:.3f}): " + _COLLAPSE,
     ),
     "embedding_std": (
         lambda row: row["embedding_std"] < 0.06,
-        "the embeddings of all pictures are nearly the same (spread {embedding_std:.3f}): collapse; " + _HELP,
+        "the embeddings of all pictures are nearly the same (spread {embedding_std:.3f}): " + _COLLAPSE,
     ),
     "embedding_rank": (
         lambda row: row["embedding_rank"] < 2.5,
-        "the embeddings differ in hardly more than one direction (rank {embedding_rank:.2f}): collapse; "
-        + _HELP,
+        "the embeddings differ in hardly more than one direction (rank {embedding_rank:.2f}): " + _COLLAPSE,
     ),
     "code_entropy": (
         lambda row: row["code_entropy"] > 0.98,
         "the assignments are nearly uniform (entropy {code_entropy:.1%} of ln K); lower method.epsilon",
+    ),
+    "mask_ties": (
+        lambda row: row["mask_ties"] > 0.2,
+        "in {mask_ties:.0%} of the pictures the last kept patch and the first masked one score the same (a score map "
+        "that is zero all over): position decides, and the top of the face is kept; see docs/pretrain.md, 'SimFLE'",
     ),
 }
 

@@ -363,7 +363,7 @@ def _hand_off(config: PretrainConfig, target: Path, backbone: Any, step: int) ->
         "method": config.method.name,
         "epochs": str(config.epochs),
         "step": str(step),
-        "image_size": str(max(crop.size for crop in config.views.crops)),
+        "image_size": str(max(config.views.crops, key=lambda crop: (not crop.plain, crop.size)).size),
         "mean": json.dumps(config.views.mean),
         "std": json.dumps(config.views.std),
         "data": config.data.path,

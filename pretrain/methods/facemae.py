@@ -143,6 +143,15 @@ def highest(scores: Tensor, count: int) -> Tensor:
     return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
+def tied(scores: Tensor, count: int) -> Tensor:
+    """(N,) bool: whether the last of the ``count`` highest of the (N, P) scores equals the first one below it.
+
+    Then position decides which patches are kept: of equal ones those that come first, row by row.
+    """
+    ordered = scores.sort(dim=1, descending=True).values
+    return ordered[:, count - 1] == ordered[:, count]
+
+
 def straight_through(scores: Tensor) -> Tensor:
     """(N, P) factors that are 1 and have the gradient of the normalised scores.
 

@@ -55,18 +55,23 @@ class Setting:
     seed: int
     """Of the run."""
 
-    def require_two_views(self, name: str) -> None:
-        """Refuse views that are no pairs.
+    def require_two_views(self, name: str, *, further: bool = False) -> None:
+        """Refuse views that are no pairs, and views that nothing would look at.
 
         Args:
             name: Of the method, for the message.
+            further: Whether the method looks at crops after the first.
 
         Raises:
-            ConfigError: the first crops are not two of one size.
+            ConfigError: the first crops are not two of one size, or there are others.
         """
         if self.views.crops[0].count != 2 or self.views.crops[0].plain:
             raise ConfigError(
                 f"views.crops: {name} compares two views of a picture; begin with {{count: 2, size: ..., scale: ...}}"
+            )
+        if len(self.views.crops) > 1 and not further:
+            raise ConfigError(
+                f"views.crops: {name} does not look at crops after its two views; take out those after the first line"
             )
 
 

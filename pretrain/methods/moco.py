@@ -5,7 +5,6 @@ Its second version (Chen et al. 2020, arXiv 2003.04297) is ``head: mlp``, temper
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import numpy as np
@@ -51,7 +50,8 @@ class MoCoConfig(MethodConfig):
         keys = setting.batch_size * (2 if self.symmetric else 1)
         if self.queue_length % keys:
             raise ConfigError(
-                f"method.queue_length: {self.queue_length} is not a multiple of the {keys} keys of a step"
+                f"method.queue_length: {self.queue_length} is not a multiple of the {keys} keys of a step; write "
+                f"{keys * max(1, round(self.queue_length / keys))}"
             )
         return MoCo(setting.backbone, self, setting.place)
 
@@ -128,11 +128,6 @@ class MoCo(Pairs):
         """Move the key network (equation 2)."""
         follow(self.key_backbone, self.backbone, self.config.momentum)
         follow(self.key_projector, self.projector, self.config.momentum)
-
-    @property
-    def loss_without_learning(self) -> float:
-        """Ln (K + 1)."""
-        return math.log(self.config.queue_length + 1)
 
 
 _STREAM = 2 << 20  # of the shuffled pictures; views count from 0

@@ -13,7 +13,7 @@ from pretrain.methods.method import Method, Moment, rankme, spread
 
 
 class Pairs(Method):
-    """A method over two views. Its first two crops are of one size; it does not look at others."""
+    """A method over two views, which are of one size."""
 
     def __init__(self, backbone: ResNet) -> None:
         super().__init__()
@@ -39,7 +39,9 @@ class Pairs(Method):
 
     @torch.no_grad()
     def indicators(self) -> dict[str, Tensor]:
-        """Signs of health and collapse in the last batch of this rank, () tensors.
+        """Signs of health and collapse in the last batch of this rank, () tensors; none of fewer than three pictures.
+
+        One picture has no spread, and the standardised embeddings of two differ in one direction whatever they are.
 
         embedding_std: Spread of the unit-length embeddings times the root of their length; 0 when they are all the
             same, which the batch norms of the backbone hide from its features.
@@ -48,6 +50,8 @@ class Pairs(Method):
         feature_std, effective_rank: See :func:`pretrain.methods.method.spread`.
         """
         features, embedding = self._last
+        if len(embedding) < 3:
+            return {}
         embedding = embedding.float()
         standard = (embedding - embedding.mean(0)) / (embedding.std(0) + 1e-4)
         return spread(features) | {

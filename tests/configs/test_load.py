@@ -20,6 +20,10 @@ class Beta(Config):
     temperature: float = 0.1
 
 
+class Inner(Config):
+    more: Annotated[Alpha | Beta, Field(discriminator="name")]
+
+
 class Whole(Config):
     count: int = 3
     flag: bool = False
@@ -27,6 +31,7 @@ class Whole(Config):
     sizes: tuple[int, ...] = (1, 2)
     part: Alpha = Alpha()
     method: Annotated[Alpha | Beta, Field(discriminator="name")] = Alpha()
+    nested: tuple[Inner, ...] = ()
 
 
 @pytest.fixture
@@ -68,10 +73,18 @@ def test_a_time_stays_text(file):
         ("count: 12:30:00", "count", "write a plain number"),
         ("count: 3.0", "count", "valid integer"),
         ("flag: no", "flag", "write true or false"),
+        ("method: {lr: 3}", "method.name", "missing; write one of alpha, beta"),
+        (
+            "method: {name: bete}",
+            "method.name",
+            "unknown 'bete'; did you mean 'beta'? write one of alpha, beta",
+        ),
+        ("method: {name: 3}", "method.name", "unknown '3'; write one of alpha, beta"),
+        ("nested: [{more: {name: }}]", "nested.0.more.name", "write one of alpha, beta"),
         ("flag: 1", "flag", "valid boolean"),
         ("time: 5", "time", "put it in quotes"),
         ("sizes: [1, x]", "sizes.1", "valid integer"),
-        ("method: {name: gamma}", "method", "'alpha', 'beta'"),
+        ("method: {name: gamma}", "method.name", "unknown 'gamma'; write one of alpha, beta"),
         ("part: 3", "part", "found the number 3"),
         ("part: {lr: .inf}", "part.lr", "valid number"),
         ("[1", "run.yaml", "line 1"),

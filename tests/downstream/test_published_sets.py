@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from configs import load
 from data_prep.__main__ import main as data_prep
@@ -23,11 +24,13 @@ from downstream.config import DownstreamConfig
 from downstream.evaluate import evaluate
 from downstream.model import load_model
 from downstream.recipe import Recipe
+from downstream.reports import printed
 from downstream.reports.cases import Wanted, draw_cases
 from downstream.reports.papers import write_tables
 from downstream.reports.printed.config import TablesConfig
 from downstream.results import Metrics
 from downstream.tasks.expression import Expression
+from pretrain.train import PretrainConfig
 from tests.downstream import corpora
 
 ROOT = Path(__file__).parents[2]
@@ -319,6 +322,36 @@ def test_the_documented_commands_make_the_runs_of_the_tables() -> None:
         assert all(phase.oversample == ("oversample" in output) for phase in cfg.recipe.phases)
 
 
+def test_the_documented_row_of_table_4_is_one() -> None:
+    """From the pretraining to the cost beside the accuracy, each command leaves what the next one reads."""
+    text = (ROOT / "docs/downstream.md").read_text()
+    blocks = text.split("```")
+    number = next(i for i, part in enumerate(blocks) if "ROW=" in part)
+    seven = next(part for part in blocks if "SEVEN=" in part).strip().splitlines()[0]
+    variables = dict([shlex.split(seven)[0].split("=", 1)])
+    lines = blocks[number].strip().splitlines()
+    variables |= [next(shlex.split(line)[0] for line in lines if line.startswith("ROW=")).split("=", 1)]
+    commands = [
+        [string.Template(word).substitute(variables) for word in shlex.split(line)[2:]]
+        for line in lines
+        if line.startswith("python")
+    ]
+    (_, recipe, *overrides), *evaluations, (_, action, _) = commands
+    trained = load(ROOT / recipe, overrides, schema=PretrainConfig)
+    made = [load(ROOT / path, words, schema=DownstreamConfig) for _, path, *words in evaluations]
+    assert action == "tables"
+    (row,) = {row for cfg in made for row in cfg.initialisations}
+    assert row.path == f"{trained.output}/backbone.safetensors"
+    (table,) = TablesConfig.model_validate_json(
+        json.dumps(yaml.safe_load(blocks[number + 2].removeprefix("yaml")))
+    ).tables
+    assert table.evaluations == dict(
+        zip(("linear8", "linear7"), ((cfg.output,) for cfg in made), strict=True)
+    )
+    assert table.pretraining == {row.name: f"{trained.output}/config.yaml"}
+    assert row.name in {line.name for line in printed.read(table.printed).rows}
+
+
 def test_simfles_tables_from_the_corpora(
     prepared: Callable[..., Path], backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,9 +359,10 @@ def test_simfles_tables_from_the_corpora(
     monkeypatch.chdir(tmp_path)
     for corpus in ("affectnet", "rafdb", "ferplus", "sfew"):
         made = prepared(corpus, corpus)
-        (tmp_path / f"runs/data/{corpus}").mkdir(parents=True)
+        folder = tmp_path / "runs/data" / {"affectnet": "affectnet_new"}.get(corpus, corpus)
+        folder.mkdir(parents=True)
         for suffix in (".beton", ".json", ".parquet"):
-            (tmp_path / f"runs/data/{corpus}/set{suffix}").write_bytes(made.with_suffix(suffix).read_bytes())
+            (folder / f"set{suffix}").write_bytes(made.with_suffix(suffix).read_bytes())
     (tmp_path / "runs/pretrain/simfle").mkdir(parents=True)
     (tmp_path / "runs/pretrain/simfle/backbone.safetensors").write_bytes(backbone.read_bytes())
     *commands, (_, tables) = documented()

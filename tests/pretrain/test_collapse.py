@@ -101,7 +101,8 @@ def alarms(faces: Path, folder: Path, name: str, *overrides: str) -> set[str]:
     assert train(load(path, [*common, *METHODS[name], *overrides], schema=PretrainConfig))
     rows = read_metrics(folder / "run/metrics.jsonl")
     assert sum(row["epoch"] > 1 for row in rows) == 4
-    return {figure for row in rows for figure in warnings(row)}
+    found = {figure for row in rows for figure in warnings(row)}
+    return found - {"mask_ties"}  # of the released masks, and no collapse: docs/pretrain.md, 'SimFLE'
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -113,7 +114,7 @@ def test_no_alarm_while_a_method_learns(name: str, faces: Path, tmp_path: Path) 
 
 
 def without_stop_gradient(self: SimSiam | BYOL, features: Tensor, views: Tensor, moment: Moment) -> Tensor:
-    """Both sides of a pair are pulled together, as strongly as before; BYOL's target is its online network."""
+    """Both sides of a pair are pulled together, with each method's own weight; BYOL is its own target."""
     projected = self.projector(features)
     self.note(features.chunk(2)[0], projected.chunk(2)[0])
     weight = 4 if isinstance(self, BYOL) else 1

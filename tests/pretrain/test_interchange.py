@@ -17,9 +17,12 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from configs import ConfigError
+from configs import ConfigError, load
 from pretrain import backbones
+from pretrain.checkpoint import CheckpointConfig, Writer
+from pretrain.distributed import Ranks
 from pretrain.interchange import export_backbone, import_backbone
+from pretrain.train import PretrainConfig, build
 
 ROOT = Path(__file__).parents[2]
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 64 * 64).view(2, 3, 64, 64)
@@ -91,6 +94,28 @@ def test_a_checkpoint_of_others_gives_its_own_features(tmp_path, layout):
         torch.testing.assert_close(ours.eval()(IMAGES), features(MINE), atol=0, rtol=0)
     assert (header["architecture"], header["licence"]) == ("resnet18", "MIT")
     assert json.loads(header["std"]) == [0.228, 0.224, 0.225]
+
+
+@pytest.mark.parametrize("recipe", ["byol", "moco", "simfle"])
+def test_a_checkpoint_of_ours_gives_the_backbone_that_is_trained(tmp_path, recipe):
+    """As a run writes it: SimFLE's backbone has two names in it, and every method's follower is another network."""
+    gfl = {"name": "moco" if recipe == "moco" else "byol", "projection_dim": 8}
+    gfl |= {"queue_length": 8} if recipe == "moco" else {"hidden_dim": 8}
+    crops = [{"count": 2, "size": 32, "scale": [0.2, 1]}]
+    method = {"name": "simfle", "gfl": gfl, "facemae": None} if recipe == "simfle" else gfl
+    text = {"output": "unused", "data": {"path": "unused"}, "batch_size": 8, "method": method}
+    text |= {"backbone": {"architecture": "resnet18"}, "views": {"crops": crops}, "schedule": {"lr": 0.1}}
+    (tmp_path / "run.yaml").write_text(json.dumps(text))
+    config = load(tmp_path / "run.yaml", schema=PretrainConfig)
+    built = build(config, Ranks(0, 1, 0, 1, torch.device("cpu")))
+    with torch.no_grad():
+        built.backbone.layer4[1].conv2.weight.mul_(2)  # one step ahead of what follows it
+    with Writer(tmp_path, CheckpointConfig()) as writer:
+        writer.write(3, {"method": built.state_dict(), "optimizer": {}, "ranks": {}, "step": 3, "world": 1})
+    import_backbone(tmp_path / "step_00000003.pt", tmp_path / "backbone.safetensors")
+    ours, _ = backbones.load(tmp_path / "backbone.safetensors")
+    for key, value in built.backbone.state_dict().items():
+        assert torch.equal(ours.state_dict()[key], value), key
 
 
 def test_timm_bottlenecks_and_safetensors(tmp_path):

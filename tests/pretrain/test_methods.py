@@ -39,10 +39,12 @@ def build(name: str, place: Ranks = ALONE, **settings: object) -> Method:
     return config.build(setting(place)).double()
 
 
-def setting(place: Ranks = ALONE, *, count: int = 2, plain: bool = False) -> Setting:
+def setting(
+    place: Ranks = ALONE, *, count: int = 2, plain: bool = False, further: tuple[CropConfig, ...] = ()
+) -> Setting:
     """Of a small network."""
     crop = CropConfig(count=count, size=32, plain=plain, scale=None if plain else (0.2, 1))
-    views, data = ViewsConfig(crops=(crop,)), DataConfig(path="nowhere")
+    views, data = ViewsConfig(crops=(crop, *further)), DataConfig(path="nowhere")
     return Setting(backbones.build("resnet18", 0.125), views, data, BATCH, place, 0)
 
 
@@ -230,9 +232,25 @@ def test_views_that_are_no_pairs_are_refused(name: str) -> None:
             config.build(wrong)
 
 
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "crop", [CropConfig(count=4, size=24, scale=(0.1, 0.2)), CropConfig(count=1, size=64, plain=True)]
+)
+def test_views_that_nothing_looks_at_are_refused(name: str, crop: CropConfig) -> None:
+    config = METHODS[name.split()[0]](name=name.split()[0], **TINY[name])
+    with pytest.raises(ConfigError, match=r"views\.crops: .* does not look at crops after its two views"):
+        config.build(setting(further=(crop,)))
+
+
 def test_a_queue_that_the_keys_do_not_fill_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"queue_length: 20 is not a multiple of the 8 keys"):
-        build("moco", queue_length=20)
+    with pytest.raises(
+        ConfigError, match=r"queue_length: 22 is not a multiple of the 8 keys of a step; write 24"
+    ):
+        build("moco", queue_length=22)
+    with pytest.raises(
+        ConfigError, match=r"queue_length: 3 is not a multiple of the 8 keys of a step; write 8"
+    ):
+        build("moco", queue_length=3)
     with pytest.raises(ConfigError, match=r"queue_length: 24 is not a multiple of the 16 keys"):
         build("moco symmetric", queue_length=24)
 
@@ -265,6 +283,18 @@ def test_ranks_equal_one_process(world: int) -> None:
             assert losses[-1] != pytest.approx(losses[0], abs=1e-3), "nothing was learnt that could differ"
             for ours, theirs in zip(found[name], expected[name], strict=True):
                 np.testing.assert_allclose(ours, theirs, atol=1e-9, rtol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_what_is_trained_is_the_same_on_any_number_of_ranks(name: str) -> None:
+    """A follower that began to be trained would not fit the optimiser of a checkpoint of one rank."""
+    method = build(name)
+    before = {key: (id(p), p.requires_grad) for key, p in method.named_parameters()}
+    distributed.synchronise_batch_norm(method, Ranks(0, 2, 0, 2, CPU), "global")
+    assert any(isinstance(module, distributed.SyncBatchNorm) for module in method.modules())
+    assert {key: (id(p), p.requires_grad) for key, p in method.named_parameters()} == before
+    if name in ("byol", "moco"):
+        assert not all(trained for _, trained in before.values())
 
 
 def _shuffled(place: Ranks) -> list:

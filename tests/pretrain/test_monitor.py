@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 
 import numpy as np
@@ -18,7 +19,8 @@ from pretrain.methods.swav import SwAV, SwAVConfig
 from pretrain.monitor import Monitor, Span, warnings
 from pretrain.probes import Probe, ProbeConfig, knn_score, linear_score
 from pretrain.views import CropConfig, ViewsConfig
-from tests.pretrain import test_methods
+from tests.pretrain import test_methods, test_simfle
+from tests.pretrain.runs import ROOT
 
 HEALTHY = {
     "epoch": 2.0,
@@ -28,6 +30,9 @@ HEALTHY = {
     "duplicate_prototypes": 0.0,
     "code_entropy": 0.5,
     "feature_std": 0.9,
+    "embedding_std": 0.8,
+    "embedding_rank": 9.0,
+    "mask_ties": 0.1,
 }
 VIEWS = ViewsConfig(crops=(CropConfig(count=2, size=32, scale=(0.3, 1)),))
 
@@ -53,6 +58,9 @@ def test_probes_find_what_is_there_and_nothing_else(score):
         ("duplicate_prototypes", 0.5, "50% of the prototypes are copies"),
         ("code_entropy", 0.99, "the assignments are nearly uniform"),
         ("feature_std", 0.01, "the features of all pictures are nearly the same"),
+        ("embedding_std", 0.01, "the embeddings of all pictures are nearly the same"),
+        ("embedding_rank", 1.2, "the embeddings differ in hardly more than one direction"),
+        ("mask_ties", 0.3, "in 30% of the pictures the last kept patch and the first masked"),
     ],
 )
 def test_each_sign_of_collapse_is_said_in_words(figure, value, says):
@@ -60,6 +68,15 @@ def test_each_sign_of_collapse_is_said_in_words(figure, value, says):
     (message,) = warnings(HEALTHY | {figure: value}).values()
     assert says in message
     assert warnings(HEALTHY | {figure: value, "epoch": 0.5}) == {}, "too early to tell"
+
+
+def test_every_section_that_a_message_names_is_there():
+    text = (ROOT / "docs/pretrain.md").read_text()
+    for figure, (_, message) in monitor._SIGNS.items():
+        named = re.findall(r"see docs/pretrain\.md, '(.*)'", message)
+        assert all(f"\n## {section}\n" in text for section in named), message
+        if figure in ("feature_std", "embedding_std", "embedding_rank"):
+            assert named == ["When the embeddings collapse"]
 
 
 @pytest.fixture
@@ -134,6 +151,22 @@ def test_the_probe_leaves_the_network_as_it_was(beton_path, tmp_path, method):
 
 
 def test_the_signs_are_figures_of_the_methods(method):
-    pairs = test_methods.build("byol")
-    pairs([test_methods.views(0).flatten(0, 1)], test_methods.moment(0))
-    assert set(monitor._SIGNS) == {"loss", *method.indicators(), *pairs.indicators()} - {"effective_rank"}
+    simfle = test_simfle.build("official")
+    simfle(test_simfle.flat(0, simfle), test_methods.moment(0))
+    losses = {"similarity", "reconstruction", "distillation", "grouping"}
+    figures = {"loss", *method.indicators(), *simfle.indicators()}
+    assert set(monitor._SIGNS) == figures - losses - {"effective_rank"}
+
+
+@pytest.mark.parametrize("name", ["byol", "simclr", "moco"])
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_too_few_pictures_raise_no_alarm(tmp_path, caplog, name, pictures):
+    """With one the figures are not numbers, with two there is one direction only."""
+    pair = test_methods.build(name)
+    assert pair.loss_without_learning is None
+    pair([torch.randn(2 * pictures, 3, 64, 64, dtype=torch.float64)], test_methods.moment(0))
+    with caplog.at_level(logging.WARNING), watch(tmp_path) as see:
+        see(12, torch.tensor(1.0), 0.1, pair)
+    (row,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert row.keys() == {"step", "epoch", "loss", "lr", "images_per_second", "time"}
+    assert not caplog.records

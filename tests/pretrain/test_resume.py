@@ -121,6 +121,20 @@ def test_a_stop_is_a_checkpoint_and_another_number_of_ranks_goes_on_from_it(beto
     assert steps == list(range(3, 241, 3)), "each step once"
 
 
+@pytest.mark.slow
+def test_a_method_with_a_follower_goes_on_with_another_number_of_ranks(beton_path, tmp_path):
+    """An epoch on one rank, one on two, and one on one."""
+    config, output = tmp_path / "byol.yaml", tmp_path / "run"
+    text = TINY.replace("warmup_epochs: 1", "decay: constant")
+    text = text.replace("    - {count: 2, size: 24, scale: [0.05, 0.14]}\n", "")
+    method = "method: {name: byol, hidden_dim: 16, projection_dim: 8, momentum: 0.9}"
+    config.write_text("\n".join(method if "method" in line else line for line in text.splitlines()))
+    for epochs, world in ((1, 1), (2, 2), (3, 1)):
+        said = Run(config, beton_path, output, world, f"epochs={epochs}").finish()
+        assert said.count(f"going on from step {6 * (epochs - 1)}") == (world if epochs > 1 else 0)
+    assert checkpoint.newest(output / "checkpoints")[0] == 18
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("number", [KILL, signal.SIGSTOP])
 def test_a_rank_that_dies_or_hangs_stops_the_others(beton_path, tmp_path, config, number):

@@ -17,7 +17,10 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from configs import ConfigError, load
-from pretrain import backbones, distributed
+from data_prep.config import DataPrepConfig
+from data_prep.sources.affectnet import PUBLISHED_NEW
+from downstream.config import DownstreamConfig
+from pretrain import backbones, distributed, train
 from pretrain.data import DataConfig
 from pretrain.distributed import Ranks
 from pretrain.methods import METHODS, Moment, Setting, facemae
@@ -83,7 +86,7 @@ def setting(*crops: CropConfig, place: Ranks = ALONE) -> Setting:
 def build(name: str, place: Ranks = ALONE, **settings: object) -> SimFLE:
     """In float64, with first weights that depend on nothing else; the groups have left the saddle."""
     torch.manual_seed(0)
-    crops = (VIEWS, PLAIN, FEW) if name == "small crops" else (VIEWS, PLAIN)
+    crops = {"small crops": (VIEWS, PLAIN, FEW), "alone": (VIEWS,)}.get(name, (VIEWS, PLAIN))
     method = config(name, **settings).build(setting(*crops, place=place)).double()
     if method.grouping and method.config.variant == "official":
         with torch.no_grad():
@@ -203,7 +206,7 @@ def test_every_part_is_its_equation(name: str) -> None:
         expected["distillation"] = expected_distillation(np.stack([*pair, fine]), variant)
 
     of_gfl = {"feature_std", "effective_rank", "embedding_std", "embedding_rank"}
-    assert set(parts) == {*expected, *of_gfl}
+    assert set(parts) == {*expected, *of_gfl, *(() if name == "random" else ("mask_ties",))}
     for key, value in expected.items():
         assert parts[key] == pytest.approx(value, abs=1e-6), key
         assert abs(value) > 1e-4, f"{key}: nothing to tell"
@@ -230,10 +233,7 @@ def test_without_facemae_it_is_the_global_branch() -> None:
     ours = build("alone")
     for method in (byol, ours):
         optimizer = optimizer_of(method)
-        method.losses = [
-            step_of(method, method, optimizer, [views(n), views(n)[:1]][: 1 + (method is ours)], moment(n))
-            for n in range(STEPS)
-        ]
+        method.losses = [step_of(method, method, optimizer, [views(n)], moment(n)) for n in range(STEPS)]
     assert byol.losses == ours.losses
     assert byol.losses[0] != byol.losses[-1]
     for key, value in byol.state_dict().items():
@@ -441,8 +441,17 @@ def test_statistics_are_those_of_views_and_of_the_picture() -> None:
 
 
 def test_the_target_keeps_99_hundredths_where_official() -> None:
-    assert SimFLEConfig(name="simfle").gfl == BYOLConfig(momentum=0.99, momentum_schedule="constant")
+    released = {"momentum": 0.99, "momentum_schedule": "constant"}
+    assert SimFLEConfig(name="simfle").gfl == BYOLConfig(**released)
     assert SimFLEConfig(name="simfle", variant="paper").gfl == BYOLConfig()
+    for touched in ({"hidden_dim": 8}, {"name": "byol", "hidden_dim": 8}):
+        assert SimFLEConfig(name="simfle", gfl=touched).gfl == BYOLConfig(hidden_dim=8, **released)
+        assert SimFLEConfig(name="simfle", variant="paper", gfl=touched).gfl == BYOLConfig(hidden_dim=8)
+    assert SimFLEConfig(name="simfle", gfl={"momentum": 0.9}).gfl == BYOLConfig(
+        momentum=0.9, momentum_schedule="constant"
+    )
+    assert SimFLEConfig(name="simfle", gfl={"momentum_schedule": "cosine"}).gfl == BYOLConfig(momentum=0.99)
+    assert SimFLEConfig(name="simfle", gfl={"name": "moco", "symmetric": True}).gfl.momentum == 0.999
     method = build("official")
     before = method.gfl.target_projector[0].weight.clone()
     step_of(method, method, optimizer_of(method), pictures(0, method), moment(0))
@@ -507,6 +516,21 @@ def test_reconstructed_pictures_keep_what_was_seen(name: str) -> None:
         torch.testing.assert_close(flat_patches[~kept], means.expand_as(flat_patches)[~kept])
 
 
+@pytest.mark.parametrize("dead", [0, 1, GROUPS])
+def test_masks_that_position_decides_are_counted(dead: int) -> None:
+    """A group whose channels no picture passes has no score to choose by."""
+    method, step = build("official"), 3
+    with torch.no_grad():
+        method.grouping.norm.bias[: dead * 64 // GROUPS] = -100
+    method(flat(0, method), moment(step))
+    drawn = uniforms(0, step, 3 << 20, np.arange(BATCH), 1)[:, 0] * GROUPS
+    expected = np.mean(drawn.astype(int) < dead)
+    assert method.indicators()["mask_ties"].item() == pytest.approx(expected)
+    assert expected == (dead > 1) or (dead == 1 and 0 < expected < 1)
+    tops = method.eval().reconstruct(flat(0, method)[1], moment(step)).kept[:, :KEPT].all(1)
+    assert tops.double().mean() >= expected
+
+
 # --- what is refused -----------------------------------------------------------------------------------------
 
 
@@ -541,6 +565,7 @@ def test_reconstructed_pictures_keep_what_was_seen(name: str) -> None:
             {"gfl": {"name": "moco", "symmetric": True, "queue_length": 24}},
             r"method\.gfl\.queue_length: 24 is not a multiple of the 16 keys",
         ),
+        ((), {"facemae": None}, r"views\.crops: without method\.facemae nothing looks at the plain crop"),
     ],
 )
 def test_what_cannot_be_built(crops: tuple, settings: dict, reason: str) -> None:
@@ -605,6 +630,14 @@ def test_ranks_equal_one_process(world: int) -> None:
             np.testing.assert_allclose(found[name], numbers, atol=1e-9, rtol=1e-9, err_msg=name)
 
 
+def test_what_is_trained_is_the_same_on_any_number_of_ranks() -> None:
+    method = build("official")
+    before = {key: p.requires_grad for key, p in method.named_parameters()}
+    distributed.synchronise_batch_norm(method, Ranks(0, 2, 0, 2, ALONE.device), "global")
+    assert isinstance(method.gfl.target_backbone.bn1, distributed.SyncBatchNorm)
+    assert {key: p.requires_grad for key, p in method.named_parameters()} == before
+
+
 RUN = """
 epochs: 4
 batch_size: 16
@@ -650,9 +683,9 @@ def test_a_run_without_the_whole_picture_is_one_line(beton_path, tmp_path) -> No
 # --- the recipes ---------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).parents[2]
-# The rows of the table in docs/pretrain.md: | what | published | `overrides` |
+# The rows of the table in docs/pretrain.md: | what | accuracy | printed G | our G | `overrides` |
 ABLATIONS = re.findall(
-    r"^\| .* \| `('?(?:method|backbone)\..*)` \|$",
+    r"^\| .* \| `('?(?:method|backbone)[.=].*)` \|$",
     (ROOT / "docs/pretrain.md").read_text(),
     flags=re.MULTILINE,
 )
@@ -671,8 +704,52 @@ def test_every_recipe_can_be_built(recipe: str) -> None:
     assert built(f"{recipe}.yaml").config.facemae
 
 
+def test_what_is_handed_off_names_the_size_of_the_views(beton_path, tmp_path) -> None:
+    """Not that of the whole picture, which is larger in the demo: an evaluation takes pictures of this size."""
+    recipe, target = ROOT / "configs/pretrain/demo_simfle.yaml", tmp_path / "backbone.safetensors"
+    read = load(recipe, [f"data.path={beton_path}"], schema=PretrainConfig)
+    train._hand_off(read, target, backbones.random("resnet18", 1.0, seed=0), 3)
+    assert backbones.read_header(target)["image_size"] == "48"
+
+
+def test_what_is_trained_on_is_what_is_named() -> None:
+    """The commands in the headers prepare the new release, where every recipe and evaluation of SimFLE's looks."""
+    found = []
+    for path in ("pretrain/simfle.yaml", "downstream/simfle_linear.yaml"):
+        header = (ROOT / "configs" / path).read_text().replace("\\\n#", "")
+        (command,) = re.findall(
+            r"^# +python -m data_prep (configs/data/affectnet\.yaml .*)$", header, flags=re.MULTILINE
+        )
+        recipe, *overrides = shlex.split(command)
+        found.append(load(ROOT / recipe, overrides, schema=DataPrepConfig))
+    prepared, again = found
+    assert prepared == again
+    assert prepared.source.release == "new"
+    assert f"{287_651:,} pictures" in (ROOT / "configs/pretrain/parts/affectnet.yaml").read_text()
+    assert next(p.count for p in PUBLISHED_NEW if p.prefix == "train_set/") == 287_651
+    recipes = [*(ROOT / "configs/pretrain").glob("affectnet_*.yaml"), ROOT / "configs/pretrain/simfle.yaml"]
+    sets = {(read.data.path, read.data.rows) for read in (load(r, schema=PretrainConfig) for r in recipes)}
+    assert sets == {(f"{prepared.output}/set.beton", f"{prepared.output}/train.npy")}
+    assert (
+        f"subset {prepared.output}/set.beton {prepared.output}/train.npy --where split=train"
+        in recipes[-1].read_text()
+    )
+    for name in ("linear", "semi", "finetune"):
+        read = load(ROOT / f"configs/downstream/simfle_{name}.yaml", schema=DownstreamConfig)
+        assert read.data == f"{prepared.output}/set.beton"
+
+
 def test_every_row_of_the_ablations_can_be_built_and_is_another_one() -> None:
     assert len(ABLATIONS) >= 10
     found = [built("simfle.yaml", *shlex.split(row)) for row in ABLATIONS]
     described = [(x.config.model_dump_json(), len(list(x.backbone.modules()))) for x in found]
     assert len(set(described)) == len(ABLATIONS)
+
+
+@pytest.mark.parametrize("row", ABLATIONS)
+def test_the_settings_that_a_run_leaves_are_a_config_again(row: str, beton_path, tmp_path) -> None:
+    """So that the ``config.yaml`` of a run gives its cost to a table."""
+    words = [*shlex.split(row), f"data.path={beton_path}", "data.rows=null"]
+    read = load(ROOT / "configs/pretrain/simfle.yaml", words, schema=PretrainConfig)
+    train._note_settings(read, tmp_path)
+    assert load(tmp_path / "config.yaml", schema=PretrainConfig) == read
