@@ -58,20 +58,25 @@ class Setting:
     def require_two_views(self, name: str, *, further: bool = False) -> None:
         """Refuse views that are no pairs, and views that nothing would look at.
 
+        Two crops of one view each are a pair, too: so the views may differ in blur and solarization, as BYOL's do.
+
         Args:
             name: Of the method, for the message.
-            further: Whether the method looks at crops after the first.
+            further: Whether the method looks at crops after its two views, which then are one crop.
 
         Raises:
             ConfigError: the first crops are not two of one size, or there are others.
         """
-        if self.views.crops[0].count != 2 or self.views.crops[0].plain:
+        crops = self.views.crops
+        pair = crops[:2] if crops[0].count == 1 and not further else crops[:1]
+        alike = len({crop.size for crop in pair}) == 1 and not any(crop.plain for crop in pair)
+        if sum(crop.count for crop in pair) != 2 or not alike:
             raise ConfigError(
                 f"views.crops: {name} compares two views of a picture; begin with {{count: 2, size: ..., scale: ...}}"
             )
-        if len(self.views.crops) > 1 and not further:
+        if crops[len(pair) :] and not further:
             raise ConfigError(
-                f"views.crops: {name} does not look at crops after its two views; take out those after the first line"
+                f"views.crops: {name} does not look at crops after its two views; take out those after them"
             )
 
 

@@ -19,7 +19,7 @@ from pretrain.backbones import feature_dim
 from pretrain.distributed import Ranks, gather
 from pretrain.methods.layers import follow, follower, mlp
 from pretrain.methods.method import MethodConfig, Moment, Setting
-from pretrain.methods.pairs import Pairs, precise
+from pretrain.methods.pairs import Pairs, joined, precise
 from pretrain.views import uniforms
 
 
@@ -75,7 +75,8 @@ class MoCo(Pairs):
         """The () loss; without ``symmetric`` only the first view is a query."""
         if self.config.symmetric:
             return super().forward(views, moment)
-        return self.loss(self.backbone(views[0][: len(views[0]) // 2]), views[0], moment)
+        pair = joined(views)
+        return self.loss(self.backbone(pair[: len(pair) // 2]), pair, moment)
 
     def loss(self, features: Tensor, views: Tensor, moment: Moment) -> Tensor:
         """InfoNCE (equation 1 of the first paper), mean over this rank's queries; then the queue takes the keys.

@@ -20,8 +20,9 @@ class Pairs(Method):
         self.backbone = backbone
 
     def forward(self, views: list[Tensor], moment: Moment) -> Tensor:
-        """The () loss of the (2 * B, 3, s, s) views."""
-        return self.loss(self.backbone(views[0]), views[0], moment)
+        """The () loss of the (2 * B, 3, s, s) views, or of two (B, 3, s, s)."""
+        pair = joined(views)
+        return self.loss(self.backbone(pair), pair, moment)
 
     @abstractmethod
     def loss(self, features: Tensor, views: Tensor, moment: Moment) -> Tensor:
@@ -58,6 +59,11 @@ class Pairs(Method):
             "embedding_std": spread(embedding)["feature_std"],
             "embedding_rank": rankme(standard),
         }
+
+
+def joined(views: list[Tensor]) -> Tensor:
+    """(2 * B, 3, s, s) of the two views, which may be crops of their own."""
+    return views[0] if len(views) == 1 else torch.cat(views)
 
 
 def precise(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The methods over two views: losses against their equations, ranks against one process, runs that are killed."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -230,6 +231,20 @@ def test_views_that_are_no_pairs_are_refused(name: str) -> None:
     for wrong in (setting(count=1), setting(count=3), setting(plain=True)):
         with pytest.raises(ConfigError, match=r"views\.crops: .* compares two views of a picture"):
             config.build(wrong)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_two_views_may_be_crops_of_their_own(name: str) -> None:
+    """BYOL's differ in blur and solarization; to a method they are the pair that one crop makes."""
+    kind, (one, two) = name.split()[0], views(0)
+    half = CropConfig(count=1, size=32, scale=(0.2, 1))
+    apart = replace(setting(), views=ViewsConfig(crops=(half, half.model_copy(update={"solarize": 0.2}))))
+    METHODS[kind](name=kind, **TINY[name]).build(apart)
+    together = build(name)([views(0).flatten(0, 1)], moment(0))
+    assert torch.equal(build(name)([one, two], moment(0)), together)
+    other = half.model_copy(update={"size": 24})
+    with pytest.raises(ConfigError, match=r"views\.crops: .* compares two views of a picture"):
+        METHODS[kind](name=kind, **TINY[name]).build(replace(apart, views=ViewsConfig(crops=(half, other))))
 
 
 @pytest.mark.parametrize("name", TINY)
