@@ -152,4 +152,5 @@ def test_what_is_damaged_is_said(project: Path) -> None:
         [*words, "source.kind=smile"], cwd=project, capture_output=True, text=True, timeout=300
     )
     assert wrong.returncode == 2
-    assert "'sfew', 'smiles', 'synthetic'" in wrong.stderr
+    assert "source.kind: unknown 'smile'; did you mean 'smiles'? write one of affectnet, " in wrong.stderr
+    assert ", sfew, smiles, synthetic, " in wrong.stderr
