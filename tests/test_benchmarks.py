@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import pingouin
 import pytest
+from sklearn.linear_model import LinearRegression
 
 ROOT = Path(__file__).parents[1]
 SMALLEST = {
@@ -28,6 +33,18 @@ LEFT_OUT = {
 
 def test_no_benchmark_is_forgotten() -> None:
     assert {path.name for path in (ROOT / "benchmarks").glob("*.py")} == {*SMALLEST, *LEFT_OUT}
+
+
+def test_shares_of_the_features_are_those_of_pingouin_and_scikit_learn() -> None:
+    functions = runpy.run_path(str(ROOT / "benchmarks/features.py"))
+    rng = np.random.default_rng(0)
+    people, by = np.repeat(np.arange(30), 4), rng.normal(size=(120, 3))
+    feature = rng.normal(size=30)[people] + 0.5 * rng.normal(size=120) + by[:, 0]
+    rated = pd.DataFrame({"person": people, "picture": np.tile(np.arange(4), 30), "value": feature})
+    expected = pingouin.intraclass_corr(rated, "person", "picture", "value").iloc[0]["ICC"]
+    assert functions["between"](feature[:, None], people) == pytest.approx(expected, abs=1e-6)
+    plain = LinearRegression().fit(by, feature).score(by, feature)
+    assert functions["explained"](feature[:, None], by) == pytest.approx(1 - (1 - plain) * 119 / 116)
 
 
 @pytest.mark.slow

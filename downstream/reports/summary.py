@@ -116,8 +116,12 @@ def _study(study: Study, evaluations: list[Metrics], output: Path) -> Iterator[s
             name = f"{output.stem}-{study.title.lower().replace(' ', '-')}-{mode}.svg"
             with atomic_write(output.with_name(name)) as file:
                 file.write(figures.as_svg(figures.label_efficiency(evaluations[0], learnt)))
-            band = "the 95 % intervals" if len(evaluations) == 1 else "the least and the largest of the seeds"
-            yield f"\n![Each task against the share of labels]({name})\n\nLines are means, bands {band}."
+            said = (
+                "Bands are the 95 % intervals."
+                if len(evaluations) == 1
+                else "Lines are the means of the seeds, bands reach from the least of them to the largest."
+            )
+            yield f"\n![Each task against the share of labels]({name})\n\n{said}"
     for mode, title in MODES.items():
         table = [same for same in rest if same[0].mode == mode]
         yield from _section(f"### {title}, the other metrics", evaluations[0], table)

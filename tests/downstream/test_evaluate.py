@@ -412,7 +412,7 @@ def test_seeds_side_by_side(run: tuple[DownstreamConfig, Metrics], tmp_path: Pat
     write_results_markdown([two], output)
     text = output.read_text()
     assert "**Synthetic faces.**" in text
-    assert "bands the least and the largest of the seeds" in text
+    assert "Lines are the means of the seeds, bands reach from the least of them to the largest." in text
     assert (tmp_path / "results-two-seeds-linear.svg").exists()
     pose = next(line for line in text.splitlines() if line.startswith("| Head pose | MAE (°)"))
     assert pose.count("1 of 2, p = 1") == 2  # the sign differs between the two
@@ -427,7 +427,7 @@ def test_a_single_seed_has_its_own_intervals(run: tuple[DownstreamConfig, Metric
     assert "## One seed" in text
     assert "What it is." in text
     assert "same sign" not in text
-    assert "bands the 95 % intervals" in text
+    assert "Bands are the 95 % intervals." in text
     assert "](results-one-seed-linear.svg)" in text
     assert (tmp_path / "results-one-seed-linear.svg").read_text().count("<svg") == 1
 
