@@ -35,8 +35,9 @@ $(VENV)/.complete: setup.cfg pyproject.toml | system
 demo: setup  ## photographs to a report, small: runs/demo/report/index.html
 	$(RUN) -m slurm pipeline configs/demo.yaml
 
-results: setup  ## the full matrix behind docs/results.md: three seeds, frozen and fine-tuned (hours)
+results: setup  ## the studies of docs/results.md: three seeds of the demo, and of every method (hours)
 	$(RUN) -m slurm pipeline configs/results.yaml
+	$(RUN) -m slurm pipeline configs/methods.yaml
 
 test: setup  ## everything but the long tests
 	$(RUN) -m pytest -n 2 --dist loadgroup -m "not slow and not gpu"

@@ -288,8 +288,9 @@ def _run_attention(words: list[str]) -> None:
 
 CASES = """\
 Draw test pictures of a finished evaluation of expressions, each with what was said of it, what is true, and the
-probability of both (of the mode linear: its scores). These are the ones it errs on: the surest first, in turns of the
-true classes. --where and --list choose among the test pictures, for example those of occluded faces.
+probability of both (of the mode linear: its scores; of knn: the votes). These are the ones it errs on: the surest
+first, in turns of the true classes. --where and --list choose among the test pictures, for example those of occluded
+faces.
 
   python -m downstream cases runs/rafdb --heat
   python -m downstream cases runs/rafdb --list rafdb_occlusion_list.txt --all --heat
@@ -303,7 +304,7 @@ def _run_cases(words: list[str]) -> None:
     parser = _parser("cases", CASES)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument("--row", help="of the evaluation; default: the first pretrained one")
-    parser.add_argument("--mode", help="default: finetune, frozen or linear, the first that it has")
+    parser.add_argument("--mode", help="default: finetune, frozen, knn or linear, the first that it has")
     parser.add_argument("--fraction", type=float, help="share of the labels; default: the largest")
     parser.add_argument(
         "--where",

@@ -11,7 +11,9 @@ from downstream.protocols import People, Protocol
 from downstream.recipe import Recipe
 from downstream.tasks import AnyTask, make
 
-Mode = Literal["linear", "frozen", "finetune"]
+Mode = Literal["linear", "knn", "frozen", "finetune"]
+UNTRAINED: frozenset[Mode] = frozenset({"linear", "knn"})
+"""What is read off features as they are: no network is trained."""
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -45,7 +47,7 @@ class Pixels(Config):
     """The picture itself: no network at all."""
 
     kind: Literal["pixels"]
-    """Antialiased raw pixels as features; only for the mode 'linear'."""
+    """Antialiased raw pixels as features; only for the modes 'linear' and 'knn'."""
     name: str
     """The row's name in tables."""
     size: int = Field(default=16, ge=1, le=64)
@@ -106,8 +108,10 @@ class DownstreamConfig(Config):
     fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0, 0.1, 0.02), min_length=1)
     """Shares of the training labels."""
     modes: tuple[Mode, ...] = ("linear",)
-    """linear: a ridge regression on the pooled features, which stay as they are. frozen: the task's head is trained,
-    the backbone stays. finetune: both are trained."""
+    """linear: a ridge regression on the pooled features, which stay as they are. knn: the labels of the pictures with
+    the nearest features. frozen: the task's head is trained, the backbone stays. finetune: both are trained."""
+    neighbours: int = Field(default=20, ge=1)
+    """How many pictures the mode knn asks; all, where there are fewer."""
     trained: tuple[TrainedCell, ...] = ()
     """The cells that are trained, of the modes frozen and finetune; empty: every task at every fraction."""
     recipe: Recipe = Recipe()
@@ -150,8 +154,10 @@ class DownstreamConfig(Config):
         for field in ("fractions", "modes"):
             if len(set(getattr(self, field))) < len(getattr(self, field)):
                 raise ValueError(f"{field}: one is named twice; keep one")
-        if self.trained and self.modes == ("linear",):
-            raise ValueError("trained: the mode linear trains nothing; add frozen or finetune to modes")
+        if self.trained and UNTRAINED.issuperset(self.modes):
+            raise ValueError(
+                "trained: the modes linear and knn train nothing; add frozen or finetune to modes"
+            )
         people = [task for task in self.tasks if task.name == "recognition"]
         if people and people[0].recipe:
             raise ValueError("tasks: recognition is trained by its 'cosface', not by 'recipe'; take that out")
@@ -167,14 +173,19 @@ class DownstreamConfig(Config):
         if strange := [name for name in self.heads if name not in rows]:
             raise ValueError(f"heads: '{strange[0]}' is no row with a network; name one of {', '.join(rows)}")
         wanted = {cell.task for cell in self.trained} or set(names)
-        trains = {"frozen": wanted - {"recognition"}, "finetune": wanted}
-        if "linear" not in self.modes and not (rows and any(trains[mode] for mode in self.modes)):
+        measured = {
+            "linear": set(names),
+            "knn": set(names) - {"recognition"},
+            "frozen": wanted - {"recognition"} if rows else set(),
+            "finetune": wanted if rows else set(),
+        }
+        if not any(measured[mode] for mode in self.modes):
             raise ValueError(
-                "modes: nothing is measured: pixels have no network to train and recognition no head, so that both "
-                "need the mode linear; add it"
+                "modes: nothing is measured: pixels have no network to train, and recognition no head and no labels "
+                "to take from a neighbour, so that both need the mode linear; add it"
             )
-        if self.heads and self.modes == ("linear",):
-            raise ValueError("heads: the mode linear has none; add frozen or finetune to modes")
+        if self.heads and UNTRAINED.issuperset(self.modes):
+            raise ValueError("heads: the modes linear and knn have none; add frozen or finetune to modes")
         if self.test_data is not None and self.protocol.kind != "sets":
             raise ValueError("test_data: only the protocol 'sets' tests on it; write protocol: {kind: sets}")
         if "all" in self.subsets:
@@ -212,6 +223,9 @@ class Study(Config):
     """Run directories of the evaluations, one a seed."""
     text: str | None = None
     """A paragraph under the heading."""
+    table: Literal["seeds", "rows"] = "seeds"
+    """seeds: a line a task, metric and share of the labels, with every seed and every test. rows: for many
+    initialisations, a line each, with the mean of the seeds and the first metric of each task only."""
 
 
 class ResultsConfig(Config):

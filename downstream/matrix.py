@@ -18,9 +18,10 @@ from torch import Tensor
 
 from configs import ConfigError
 from data_prep.files import atomic_write
-from downstream.config import DownstreamConfig, Initialisation, Mode, Pixels
+from downstream.config import UNTRAINED, DownstreamConfig, Initialisation, Mode, Pixels
 from downstream.features import Network, Pictures, extract, pixels
 from downstream.model import TaskNetwork, save_model
+from downstream.nearest import nearest
 from downstream.protocols import Indices
 from downstream.recipe import Phase
 from downstream.recognition.train import train_recognition
@@ -113,8 +114,8 @@ def predict_row(
 ) -> dict[Cell, Prediction]:
     """Everything that the matrix asks of one initialisation. ``network`` is None for raw pixels."""
     cells: dict[Cell, Prediction] = {}
-    if "linear" in cfg.modes:
-        cells.update(_linear(row, network, bench, cfg.fractions))
+    if not UNTRAINED.isdisjoint(cfg.modes):
+        cells.update(_read_off(_features(row, network, bench), bench, cfg))
     parts: dict[Cell, list[Prediction]] = {}
     for each in trainings(cfg, len(bench.split.parts)):
         if each.row == row.name:
@@ -132,20 +133,21 @@ def _joined(parts: Sequence[Prediction]) -> Prediction:
     )
 
 
-# --- linear: nothing but a regression ------------------------------------------------------------------------
+# --- linear, knn: read off the features as they are ----------------------------------------------------------
 
 
-def _linear(
-    row: Initialisation, network: Network | None, bench: Bench, fractions: Sequence[float]
+def _read_off(
+    features: NDArray[np.float32], bench: Bench, cfg: DownstreamConfig
 ) -> Iterator[tuple[Cell, Prediction]]:
-    features = _features(row, network, bench)
+    """``features``: (M, F), a row per picture."""
     fitted = [task for task in bench.tasks.values() if not isinstance(task, Recognition)]
-    for fraction in fractions:
-        parts = [_regressions(features, bench, fitted, part, fraction) for part in bench.split.parts]
+    for mode, fraction in product((mode for mode in cfg.modes if mode in UNTRAINED), cfg.fractions):
+        neighbours = cfg.neighbours if mode == "knn" else None
+        parts = [_readouts(features, bench, fitted, part, fraction, neighbours) for part in bench.split.parts]
         for task in fitted:
-            yield (task.name, "linear", fraction), _joined([part[task.name] for part in parts])
+            yield (task.name, mode, fraction), _joined([part[task.name] for part in parts])
     for task in bench.tasks.values():
-        if isinstance(task, Recognition):
+        if isinstance(task, Recognition) and "linear" in cfg.modes:
             yield (task.name, "linear", 1.0), Prediction(_standardised(features, bench), 0)
 
 
@@ -162,9 +164,15 @@ def _features(row: Initialisation, network: Network | None, bench: Bench) -> NDA
     return features
 
 
-def _regressions(
-    features: NDArray[np.float32], bench: Bench, tasks: Sequence[Task], part: PartRows, fraction: float
+def _readouts(
+    features: NDArray[np.float32],
+    bench: Bench,
+    tasks: Sequence[Task],
+    part: PartRows,
+    fraction: float,
+    neighbours: int | None,
 ) -> dict[str, Prediction]:
+    """By so many nearest neighbours; None: by a ridge regression."""
     rows, test = part.labels(fraction), np.array(part.test_rows, dtype=np.int64)
     found = {}
     # Tasks that know the same rows share the costly part of the fit.
@@ -176,7 +184,11 @@ def _regressions(
         known = rows[np.frombuffer(mask, np.bool_)]
         people = np.where(bench.people[known] >= 0, bench.people[known], -1 - known % GROUPS)
         targets = {task.name: task.targets(bench.labels[task.name][known]) for task in together}
-        fits = ridge(features[known], targets, people, features[test])
+        fits = (
+            ridge(features[known], targets, people, features[test])
+            if neighbours is None
+            else nearest(features[known], targets, features[test], neighbours)
+        )
         for task in together:
             fit = fits[task.name]
             found[task.name] = Prediction(task.clip(fit.prediction), len(known), fit.alpha)
@@ -205,7 +217,7 @@ def trainings(cfg: DownstreamConfig, parts: int) -> list[Training]:
         for mode in cfg.modes
         for fraction in cfg.fractions
         for part in range(parts)
-        if mode != "linear"
+        if mode not in UNTRAINED
         and not isinstance(row, Pixels)
         and not (mode == "frozen" and isinstance(task, Recognition))  # it has no head to train
         and (not wanted or wanted & {(task.name, fraction), (task.name, None)})
@@ -213,7 +225,7 @@ def trainings(cfg: DownstreamConfig, parts: int) -> list[Training]:
 
 
 def check_shares(cfg: DownstreamConfig, labels: Mapping[str, Array], split: Split) -> None:
-    """Refuse a share of the labels that leaves the linear readout of a task fewer than two pictures.
+    """Refuse a share of the labels that leaves what is read off features fewer than two pictures.
 
     A head can be trained on one, which every share has.
 
@@ -224,7 +236,7 @@ def check_shares(cfg: DownstreamConfig, labels: Mapping[str, Array], split: Spli
     for name, fraction, part in product(fitted, sorted(cfg.fractions), split.parts):
         known = np.asarray(np.isfinite(labels[name][part.labels(1.0)]).all(axis=1), np.bool_)
         count = known[: len(part.labels(fraction))].sum()
-        if "linear" in cfg.modes and count < 2:
+        if not UNTRAINED.isdisjoint(cfg.modes) and count < 2:
             raise ConfigError(
                 f"fractions: at {fraction:g} {('no picture', 'only 1 picture')[count]} to learn from has all labels "
                 f"of {name}; {_enough(known)}"

@@ -37,7 +37,7 @@ class Measurement(Config):
     task: str
     """Name of the task."""
     mode: Mode
-    """linear, frozen or finetune."""
+    """linear, knn, frozen or finetune."""
     fraction: float
     """Share of the training labels."""
     subset: str = "all"
@@ -70,7 +70,7 @@ class Comparison(Config):
     task: str
     """Name of the task."""
     mode: Mode
-    """linear, frozen or finetune."""
+    """linear, knn, frozen or finetune."""
     fraction: float
     """Share of the training labels."""
     subset: str = "all"

@@ -24,10 +24,10 @@ ALPHAS: Array = np.logspace(-2, 6, 17)
 
 @dataclass(frozen=True)
 class Fit:
-    """Predictions (N_test, D) of one task, and the penalty that was chosen."""
+    """Predictions (N_test, D) of one task, and the penalty that was chosen; None where there is none to choose."""
 
     prediction: Array
-    alpha: float
+    alpha: float | None = None
 
 
 def ridge(

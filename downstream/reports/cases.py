@@ -26,7 +26,7 @@ from data_prep.files import write_json
 from data_prep.subset import rows_where
 from downstream import drawing
 from downstream.attention import attention, overlaid
-from downstream.config import Mode
+from downstream.config import UNTRAINED, Mode
 from downstream.evaluate import choose_device
 from downstream.features import in_batches
 from downstream.labelled import LabelledSet
@@ -54,7 +54,7 @@ class Wanted:
 
     Attributes:
         row: Of the evaluation; None: the first pretrained one.
-        mode: None: finetune, frozen or linear, the first that was measured.
+        mode: None: finetune, frozen, knn or linear, the first that was measured.
         fraction: Share of the labels; None: the largest.
         where: Columns of the set and the value, as text, that a picture has there.
         listed: A file that names pictures; None: all.
@@ -81,7 +81,8 @@ class Answers:
         cell: Of the evaluation.
         classes: The C names.
         rows: (N,) of the set.
-        shares: (N, C) probabilities; of the linear readout its scores, which are none, within 0..1.
+        shares: (N, C) probabilities; of neighbours their votes; of the linear readout its scores, which are none,
+            within 0..1.
         said: (N,) the class with the largest score.
         true: (N,).
         parts: (N,) the fold to be tested in which it is; 0 where there are none.
@@ -141,7 +142,7 @@ def _answers(run: Run, labelled: LabelledSet, wanted: Wanted) -> Answers:
     stored = run.predictions(cell.row, cell.task, cell.mode, cell.fraction)
     assert stored is not None, "every task with classes has its predictions stored"
     scores = stored[:, task.logits]
-    shares = scores.clip(0, 1) if cell.mode == "linear" else softmax(scores, axis=1)
+    shares = scores.clip(0, 1) if cell.mode in UNTRAINED else softmax(scores, axis=1)
     true = labelled.labels[task.name][run.pictures, task.class_column].astype(np.int64)
     names = task.classes if isinstance(task, Expression) else EXPRESSIONS[: scores.shape[1]]
     return Answers(cell, names, run.pictures, np.asarray(shares), scores.argmax(axis=1), true, _parts(run))
@@ -297,8 +298,8 @@ def _network(run: Run, cell: Training) -> TaskNetwork:
         ConfigError: it was not kept, or is of another evaluation.
     """
     path = cell.path(run.folder / "models").with_suffix(".safetensors")
-    if cell.mode == "linear":
-        raise ConfigError("--heat: the mode linear trains no network to look into; name another --mode")
+    if cell.mode in UNTRAINED:
+        raise ConfigError(f"--heat: the mode {cell.mode} trains no network to look into; name another --mode")
     if not path.exists():
         raise ConfigError(
             f"--heat: {path} does not exist; evaluate with keep_models=true to another output, or leave --heat out"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.beton import Beton
-from downstream.config import Mode
+from downstream.config import UNTRAINED, Mode
 from downstream.labelled import LabelledSet, open_labelled
 from downstream.reports.tables import pretrained_rows, quantity
 from downstream.results import Metrics
@@ -32,7 +32,7 @@ class Strip:
     Attributes:
         task: What.
         row: By whom.
-        mode: linear, frozen or finetune.
+        mode: linear, knn, frozen or finetune.
         fraction: Share of the labels.
         pictures: Data URIs.
         errors: Below each picture.
@@ -76,7 +76,7 @@ def strips(metrics: Metrics, labelled: LabelledSet, predictions: Predictions, co
                 continue
             mode, fraction = cell
             stored = predictions[f"{name}/{task.name}/{mode}/{fraction:g}"].astype(np.float64)
-            values = task.shown(stored, regressed=mode == "linear")
+            values = task.shown(stored, regressed=mode in UNTRAINED)
             errors = task.errors(values, truth)
             if picked is None:
                 order = np.argsort(errors, kind="stable")

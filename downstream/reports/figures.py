@@ -7,7 +7,7 @@ import io
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import matplotlib as mpl
 import numpy as np
@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
+from downstream.config import Mode
+from downstream.reports.by_row import Cell, column
 from downstream.reports.tables import Line, heading, percent
 from downstream.results import Metrics, PretrainCurve
 
@@ -66,6 +68,38 @@ def label_efficiency(metrics: Metrics, lines: Sequence[Line]) -> str:
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False)
     return uri[0]
+
+
+def rows_at_a_glance(tasks: Sequence[tuple[str, Sequence[Cell]]]) -> str:
+    """Every seed and the mean of every row, a panel a task: (title, its cells). All labels filled, fewer hollow."""
+    names = list(dict.fromkeys(row for _, cells in tasks for cell in cells for row in cell[0].values))
+    with _figure(2.4 * len(tasks), 0.3 * len(names) + 1.2) as (figure, uri):
+        panels = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
+        for axes, (title, cells) in zip(panels, tasks, strict=True):
+            for i, cell in enumerate(cells):
+                _dots(axes, cell, names, shift=0.7 * ((i + 0.5) / len(cells) - 0.5))
+            metric = cells[0][0].metric
+            axes.set_title(title)
+            axes.set_xlabel(f"{textwrap.fill(heading(metric), 20)}\n{metric.better} is better")
+            axes.grid(axis="y", color=PALE, alpha=0.3, lw=0.6)
+        panels[0].set_yticks(range(len(names)), names)
+        panels[0].invert_yaxis()
+        handles: dict[str, Any] = {}
+        for axes in panels:
+            handles |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles, loc="outside upper left", ncols=len(handles), frameon=False)
+    return uri[0]
+
+
+def _dots(axes: Axes, cell: Cell, names: Sequence[str], shift: float) -> None:
+    colour = PRETRAINED[get_args(Mode).index(cell[0].mode)]
+    face = colour if cell[0].fraction == 1 else "none"
+    label = column(cell)
+    for row in cell[0].values:
+        values = [line.values[row].value for line in cell]
+        y = [names.index(row) + shift] * len(values)
+        axes.plot(values, y, color=colour, lw=0.8)
+        axes.plot(values, y, "o", ms=3, mew=0.7, color=colour, mfc=face, label=label)
 
 
 def _efficiency_panel(axes: Axes, metrics: Metrics, lines: Sequence[Line]) -> None:

@@ -44,6 +44,7 @@ SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 4, 12, 72
 HISTOGRAM_BINS = 16
 WAYS: dict[Mode, str] = {
     "linear": "frozen features",
+    "knn": "the nearest neighbours of frozen features",
     "frozen": "a head trained on the frozen backbone",
     "finetune": "fine-tuning",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -12,7 +13,7 @@ from typing import Literal
 from configs import ConfigError
 from data_prep.files import atomic_write
 from downstream.config import Study
-from downstream.reports import figures
+from downstream.reports import by_row, figures
 from downstream.reports.paired import least_sign_p, paired
 from downstream.reports.tables import (
     Line,
@@ -30,8 +31,11 @@ from downstream.reports.tables import (
 )
 from downstream.results import Metrics, read_metrics
 
+_log = logging.getLogger(__name__)
+SECTION = "\n## "
 MODES = {
     "linear": "Frozen features + ridge",
+    "knn": "Frozen features + nearest neighbours",
     "frozen": "Trained heads on frozen backbones",
     "finetune": "Fine-tuned",
 }
@@ -40,12 +44,30 @@ MODES = {
 def write_results_markdown(studies: Sequence[Study], output: str | Path) -> None:
     """Write a section for each study, whose runs are evaluations of one matrix on one split, one a seed.
 
+    A study of which no run is here, but a section in ``output``, keeps that: runs of hours need not be repeated for a
+    section beside them. A warning says so.
+
     Raises:
         ConfigError: if a run has no metrics.json, or the runs of a study do not measure the same.
     """
-    lines_of = [_study(study, _evaluations(study.runs), Path(output)) for study in studies]
+    kept = _sections(Path(output))
+    sections = []
+    for study in studies:
+        if study.title in kept and not any((Path(run) / "metrics.json").exists() for run in study.runs):
+            _log.warning("%s: no run of '%s' is here; its section stays as it was", output, study.title)
+            sections.append(kept[study.title])
+        else:
+            sections.append("\n".join(_study(study, _evaluations(study.runs), Path(output))) + "\n")
     with atomic_write(output, "w") as file:
-        file.write("\n".join(["# Results", *chain.from_iterable(lines_of)]) + "\n")
+        file.write("".join(["# Results\n", *sections]))
+
+
+def _sections(path: Path) -> dict[str, str]:
+    """Title -> section of a file that was written before; none if it was not."""
+    if not path.is_file():
+        return {}
+    sections = path.read_text().split(SECTION)[1:]
+    return {section.partition("\n")[0]: SECTION + section for section in sections}
 
 
 def _evaluations(runs: Sequence[str]) -> list[Metrics]:
@@ -88,24 +110,42 @@ def _mean(same: tuple[Line, ...]) -> Line:
 
 def _study(study: Study, evaluations: list[Metrics], output: Path) -> Iterator[str]:
     data = evaluations[0].data
-    yield f"\n## {study.title}\n"
+    yield f"{SECTION}{study.title}\n"
     if data.synthetic:
         yield "**Synthetic faces.** All faces are rendered; nothing here speaks about photographs of people.\n"
     if study.text:
         yield study.text.strip() + "\n"
-    versions = ", ".join(
-        f"{name} {evaluations[0].versions[name]}" for name in ("torch", "torchvision", "ffcv")
-    )
-    yield (
-        f"{_seeds(len(study.runs))} "
-        f"{data.train_pictures} training pictures{of_people(data.train_identities)}, {data.test_pictures} test "
-        f"pictures{of_people(data.test_identities)}; one split and one subset of the labels for all. "
-        f"Brackets hold the 95 % interval over {held_out(data)} "
-        f"({evaluations[0].bootstrap_samples} resamples); a difference is bold where its interval leaves out "
-        f"zero. {caution(data)}{' ' * bool(caution(data))}The metrics are defined in [downstream.md](downstream.md). "
-        f"Measured with {versions}."
+    yield " ".join(
+        [
+            _seeds(study),
+            f"{data.train_pictures} training pictures{of_people(data.train_identities)}, {data.test_pictures} test "
+            f"pictures{of_people(data.test_identities)}; one split and one subset of the labels for all.",
+            *_marked(study, evaluations[0]),
+            *filter(None, [caution(data)]),
+            "The metrics are defined in [downstream.md](downstream.md).",
+            f"Measured with {_versions(evaluations[0])}.",
+        ]
     )
     leading = _side_by_side(evaluations, leading_only=True)
+    if study.table == "rows":
+        yield from by_row.tables(evaluations, leading)
+        name = f"{output.stem}-{study.title.lower().replace(' ', '-')}.svg"
+        with atomic_write(output.with_name(name)) as file:
+            file.write(figures.as_svg(figures.rows_at_a_glance(list(by_row.by_task(leading)))))
+        yield f"\n![Each row and seed, a panel a task]({name})\n\nA dot is a seed; hollow: with fewer labels."
+    else:
+        yield from _lines(study, evaluations, leading, output)
+    yield "\n### Runs\n"
+    for run, evaluation in zip(study.runs, evaluations, strict=True):
+        sources = ", ".join(f"{r.name}: {r.source_sha256[:12]}" for r in evaluation.rows if r.source_sha256)
+        seeds = ", ".join(f"{r.name}: seed {r.seed}" for r in evaluation.rows if r.seed is not None)
+        yield f"* `{run}`: inputs {evaluation.inputs}; weights {sources}; {seeds}"
+
+
+def _lines(
+    study: Study, evaluations: list[Metrics], leading: list[tuple[Line, ...]], output: Path
+) -> Iterator[str]:
+    """A line a task, metric and share of the labels."""
     every = _side_by_side(evaluations, leading_only=False)
     rest = [same for same in every if same not in leading and "_au" not in same[0].metric.name]
     for mode, title in MODES.items():
@@ -125,16 +165,17 @@ def _study(study: Study, evaluations: list[Metrics], output: Path) -> Iterator[s
     for mode, title in MODES.items():
         table = [same for same in rest if same[0].mode == mode]
         yield from _section(f"### {title}, the other metrics", evaluations[0], table)
-    yield "\n### Runs\n"
-    for run, evaluation in zip(study.runs, evaluations, strict=True):
-        sources = ", ".join(f"{r.name}: {r.source_sha256[:12]}" for r in evaluation.rows if r.source_sha256)
-        seeds = ", ".join(f"{r.name}: seed {r.seed}" for r in evaluation.rows if r.seed is not None)
-        yield f"* `{run}`: inputs {evaluation.inputs}; weights {sources}; {seeds}"
 
 
-def _seeds(count: int) -> str:
+def _seeds(study: Study) -> str:
+    count = len(study.runs)
     if count == 1:
         return "One pretraining seed and one random initialisation of the same network."
+    if study.table == "rows":
+        return (
+            f"{count} pretraining seeds, each with another random initialisation of the same network; values are "
+            "their mean ± standard deviation (n − 1)."
+        )
     return (
         f"{count} pretraining seeds, each paired with another random initialisation of the same network; values "
         "are those of the seeds, in order, and below them their mean ± standard deviation (n − 1). *Same sign* "
@@ -142,6 +183,23 @@ def _seeds(count: int) -> str:
         f"value with {count} seeds is {least_sign_p(count):.3g}, and t p the paired t-test over the seeds, which "
         "takes the differences as normal. No p is corrected for the number of lines."
     )
+
+
+def _marked(study: Study, metrics: Metrics) -> Iterator[str]:
+    """What stands out, and by which interval."""
+    interval = f"the 95 % interval over {held_out(metrics.data)} ({metrics.bootstrap_samples} resamples)"
+    if study.table == "seeds":
+        yield f"Brackets hold {interval}; a difference is bold where its interval leaves out zero."
+    elif (against := by_row.untrained(metrics)) is not None:
+        each = f" in each of the {len(study.runs)} seeds" if len(study.runs) > 1 else ""
+        yield (
+            f"**Bold**: better than `{against}`{each}, *slanted*: worse, where {interval} of the difference leaves "
+            "out zero."
+        )
+
+
+def _versions(metrics: Metrics) -> str:
+    return ", ".join(f"{name} {metrics.versions[name]}" for name in ("torch", "torchvision", "ffcv"))
 
 
 def _section(title: str, metrics: Metrics, table: list[tuple[Line, ...]]) -> Iterator[str]:

@@ -21,7 +21,7 @@ class Line:
 
     Attributes:
         task: What is predicted.
-        mode: linear, frozen or finetune.
+        mode: linear, knn, frozen or finetune.
         fraction: Share of the training labels.
         subset: Part of the test pictures.
         metric: What is measured.

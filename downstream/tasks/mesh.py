@@ -39,7 +39,7 @@ POINTS = slice(2, 138)
 PARAMETERS = slice(138, None)
 """Where it has the camera and the coefficients."""
 LARGEST = 8e9
-"""Bytes of vertices that a linear readout may regress at once."""
+"""Bytes of vertices that may be read off features at once."""
 
 
 class Mesh(Task):
@@ -144,7 +144,7 @@ class Mesh(Task):
         model = self._model
         if len(labels) * model.mean.size * 8 > LARGEST:
             raise ConfigError(
-                f"tasks: mesh: a linear readout of {len(model.mean)} vertices on {len(labels)} pictures does not fit "
+                f"tasks: mesh: a readout of {len(model.mean)} vertices on {len(labels)} pictures does not fit "
                 "into memory; use head_kind: coefficients, or the modes frozen and finetune"
             )
         cameras, coefficients = _split(labels[:, PARAMETERS])

@@ -181,8 +181,8 @@ class Task(Config, ABC):
         """(..., P) predictions as ``draw`` and ``errors`` take them; by default as they are.
 
         Args:
-            prediction: Of a trained head, or of the linear readout.
-            regressed: Whether it is of the linear readout, which regresses ``targets``.
+            prediction: Of a trained head, or read off features.
+            regressed: Whether it is read off features, in the form of ``targets``.
         """
         return prediction
 

@@ -110,6 +110,26 @@ def test_the_figures_are_those_of_the_stored_predictions(run: tuple[DownstreamCo
     assert not held_out & set(trained)
 
 
+def test_the_mode_knn_takes_labels_of_pictures_that_may_be_used(
+    labelled_set: Path, backbone: Path, tmp_path: Path
+) -> None:
+    cfg = _config(labelled_set, backbone, tmp_path / "run", modes=["knn"], trained=[], neighbours=1)
+    metrics = evaluate(cfg)
+    fitted = [task for task in metrics.tasks if task.name != "recognition"]
+    assert len(metrics.measurements) == 3 * 2 * sum(len(task.metrics) for task in fitted)
+    assert {m.mode for m in metrics.measurements} == {"knn"}
+    poses = make("pose").encode(read_labels(cfg.data))
+    usable = np.array(json.loads((tmp_path / "run/split.json").read_text())["parts"][0]["train_rows"])
+    with np.load(tmp_path / "run/predictions.npz") as archive:
+        for row in ("pretrained", "random", "pixels"):
+            for fraction in (1.0, 0.2):
+                known = poses[usable[: round(fraction * len(usable))]].astype(np.float32)
+                found = archive[f"{row}/pose/knn/{fraction:g}"]
+                distances = np.abs(found[:, None] - known[None]).max(axis=2)
+                assert distances.min(axis=1).max() < 1e-4
+                assert len(np.unique(distances.argmin(axis=1))) > 5
+
+
 def test_verdicts_follow_the_intervals(run: tuple[DownstreamConfig, Metrics]) -> None:
     _, metrics = run
     for c in metrics.comparisons:
@@ -250,7 +270,7 @@ def test_a_config_that_names_a_cell_outside_the_matrix_is_refused(tmp_path: Path
     ("changes", "message"),
     [
         ({"fractions": [0.5, 0.5], "trained": []}, "fractions: one is named twice"),
-        ({"modes": ["linear"]}, "trained: the mode linear trains nothing"),
+        ({"modes": ["linear", "knn"]}, "trained: the modes linear and knn train nothing"),
         (
             {"tasks": [{"name": "recognition", "recipe": {}}], "trained": []},
             "recognition is trained by its 'cosface'",
@@ -269,6 +289,7 @@ def test_a_config_that_names_a_cell_outside_the_matrix_is_refused(tmp_path: Path
             "modes: nothing is measured",
         ),
         ({"modes": [], "trained": []}, "modes: nothing is measured"),
+        ({"tasks": ["recognition"], "modes": ["knn"], "trained": []}, "modes: nothing is measured"),
     ],
 )
 def test_what_makes_no_sense_together_is_refused(
@@ -430,6 +451,63 @@ def test_a_single_seed_has_its_own_intervals(run: tuple[DownstreamConfig, Metric
     assert "Bands are the 95 % intervals." in text
     assert "](results-one-seed-linear.svg)" in text
     assert (tmp_path / "results-one-seed-linear.svg").read_text().count("<svg") == 1
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "mark"),
+    [(("better", "better"), "**"), (("worse", "worse"), "*"), (("better", "undecided"), "")],
+)
+def test_a_table_of_rows_marks_what_is_clear_in_every_seed(
+    verdicts: tuple[str, str], mark: str, run: tuple[DownstreamConfig, Metrics], tmp_path: Path
+) -> None:
+    _, metrics = run
+    for verdict, seed in zip(verdicts, "ab", strict=True):
+        (tmp_path / seed).mkdir()
+        said = tuple(c.model_copy(update={"verdict": verdict}) for c in metrics.comparisons)
+        (tmp_path / seed / "metrics.json").write_text(
+            metrics.model_copy(update={"comparisons": said}).model_dump_json()
+        )
+    study = Study(title="All rows", runs=(str(tmp_path / "a"), str(tmp_path / "b")), table="rows")
+    write_results_markdown([study], tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    assert (tmp_path / "results-all-rows.svg").read_text().count("<svg") == 1
+    assert "**Bold**: better than `random` in each of the 2 seeds" in text
+    assert "| Linear, 20 % | Linear, 100 % | Fine-tuned, 20 % |" in text  # of landmarks
+    assert "| Linear, no labels |" in text  # of recognition
+    at = ("pose", "linear", 1.0, "mae")
+    values = {
+        m.row: number(m.value, "deg")
+        for m in metrics.measurements
+        if (m.task, m.mode, m.fraction, m.metric) == at
+    }
+    of_pose = text.partition("### Head pose")[2].partition("###")[0].splitlines()
+    shown = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in of_pose if "|" in line}
+    assert shown["pretrained"] == f"{mark}{values['pretrained']}{mark}", "equal seeds have no deviation"
+    assert (shown["random"], shown["pixels"]) == (values["random"], values["pixels"])
+
+
+def test_a_study_whose_runs_are_gone_keeps_its_section(
+    run: tuple[DownstreamConfig, Metrics], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg, metrics = run
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone/metrics.json").write_text(metrics.model_dump_json())
+    old = Study(title="Old", text="Of last year.", runs=(str(tmp_path / "gone"),))
+    new = Study(title="New", runs=(cfg.output,), table="rows")
+    output = tmp_path / "results.md"
+    write_results_markdown([old], output)
+    first = output.read_text()
+    (tmp_path / "gone/metrics.json").unlink()
+    write_results_markdown([new, old], output)
+    assert "no run of 'Old' is here; its section stays as it was" in caplog.text
+    both = output.read_text()
+    assert both.startswith("# Results\n\n## New\n")
+    assert both.endswith(first.removeprefix("# Results\n"))
+    write_results_markdown([new, old], output)
+    assert output.read_text() == both
+    with pytest.raises(ConfigError, match="run 'python -m downstream CONFIG' first"):
+        write_results_markdown([Study(title="Never seen", runs=old.runs)], output)
+    assert output.read_text() == both
 
 
 def test_seeds_on_other_splits_are_refused(run: tuple[DownstreamConfig, Metrics], tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Column(Config):
     of: str = ""
     """Which of the table's evaluations it is taken from, where the table is of several."""
     mode: Mode | None = None
-    """In such a table: linear, frozen or finetune."""
+    """In such a table: linear, knn, frozen or finetune."""
     share: float = Field(default=1.0, gt=0, le=1)
     """In such a table: share of the training labels."""
     digits: int | None = Field(default=None, ge=0)
