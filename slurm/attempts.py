@@ -53,7 +53,12 @@ class Event(Config):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Note the beginning or the end of an attempt; 75 after an end that calls for another one."""
+    """Note the beginning or the end of an attempt.
+
+    After an end: 0 where the work is done, whatever became of srun, for Slurm may kill a step whose processes have
+    all finished (a node that failed in an earlier attempt gets the order to end that one when it is back); 75 where
+    another attempt is called for; else 1.
+    """
     parser = argparse.ArgumentParser(prog="python -m slurm.attempts", description=__doc__)
     parser.add_argument("action", choices=("begin", "end"))
     parser.add_argument("logs", type=Path, help="the submission's folder, with its job.json")
@@ -67,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.DONE
     last = end(arguments.logs, job_id(), arguments.code, arguments.elapsed)
     print(f"attempt ended: {last.why}", file=sys.stderr)
-    return AGAIN if last.again else cli.DONE
+    if last.again:
+        return AGAIN
+    return cli.DONE if last.kind == "done" else cli.FAILED
 
 
 def job_id() -> str:

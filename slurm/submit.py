@@ -141,7 +141,7 @@ class Submission:
             "time": c.minutes,
             "signal_delay_s": c.signal_delay_s,
             "array_parallelism": c.array_at_once,
-            "setup": [*c.setup, *_again(python, logs)],
+            "setup": [*c.setup, *again_lines(python, logs)],
             "srun_args": [*cpus, *c.srun_args],
             "dependency": dependency,
             "additional_parameters": {"requeue": True}
@@ -222,7 +222,7 @@ class Submission:
         return executor
 
 
-def _again(python: str, logs: Path) -> list[str]:
+def again_lines(python: str, logs: Path) -> list[str]:
     """Shell lines that note an attempt's beginning and end, and queue the job again where slurm.attempts says so.
 
     Bash runs the EXIT trap also when Slurm ends the job, by SIGTERM: then at once, and with the exit code 0.
@@ -243,7 +243,8 @@ def _again(python: str, logs: Path) -> list[str]:
         "}",
         "ended() {",
         "  code=$?",
-        f"  {notes} end {folder} $code $SECONDS || [ $? -ne {AGAIN} ] || again",
+        f"  {notes} end {folder} $code $SECONDS && exit 0",
+        f"  [ $? -ne {AGAIN} ] || again",
         "  exit $code",
         "}",
         "trap ended EXIT",

@@ -112,7 +112,7 @@ class Part:
             return _end(end, "running", "SLURM is still clearing up")
         if found.state in runs.LIVE:
             return self._in_queue(found)
-        if found.state == "COMPLETED":
+        if found.state == "COMPLETED" or (end and end.kind == "done"):
             return Verdict("done")
         if found.state == "CANCELLED":
             return Verdict("cancelled", "" if last else NEVER_BEGAN)

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from slurm import attempts, runs
 from slurm.attempts import Event, judge, progress
 from slurm.runs import JobNote
+from slurm.submit import again_lines
 
+ROOT = Path(__file__).parents[2]
 HOUR = 3600.0
 NOTE: dict[str, Any] = {
     "job": "7", "executor": "slurm", "stage": "pretrain", "name": "swav", "tasks": 4, "array": None,
@@ -114,10 +120,27 @@ def test_from_the_batch_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with open(logs / "7_3_attempts.jsonl", "a") as file:
         file.write('\n{"event": "beg')
     assert attempts.main(["begin", str(logs)]) == 0
-    assert attempts.main(["end", str(logs), "137", "60"]) == 0
+    assert attempts.main(["end", str(logs), "137", "60"]) == 1
     events = attempts.read(logs, "7_3")
     assert [event.event for event in events] == ["begin", "end", "begin", "end"]
     assert events[-1].why == "given up: exit code 137 for the second time at 0, without progress between"
+
+
+@pytest.mark.parametrize(("event", "code"), [("done", 0), ("refused", 137)])
+def test_work_that_is_done_ends_well_though_slurm_has_killed_its_step(
+    event: Literal["done", "refused"], code: int, tmp_path: Path
+) -> None:
+    """The lines of the batch script in bash, and in place of srun what it leaves then."""
+    logs = tmp_path / "logs/001"
+    runs.write_note(logs, note_of(tmp_path))
+    line = Event(event=event, time=1).model_dump_json(exclude_none=True)
+    srun = f"printf '\\n%s' {shlex.quote(line)} >> {logs}/7_attempts.jsonl; exit 137"
+    script = "\n".join([*again_lines(f"env --chdir={ROOT} {sys.executable}", logs), srun])
+    done = subprocess.run(
+        ["bash", "-c", script], env=os.environ | {"SLURM_JOB_ID": "7"}, capture_output=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert [each.event for each in attempts.read(logs, "7")] == ["begin", event, "end"]
 
 
 def test_a_job_may_start_before_its_note_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

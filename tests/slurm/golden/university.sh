@@ -28,7 +28,8 @@ again() {
 }
 ended() {
   code=$?
-  env --chdir=/home/me/run/code/HASH OMP_NUM_THREADS=8 PYTHON -m slurm.attempts end /home/me/run/logs/001 $code $SECONDS || [ $? -ne 75 ] || again
+  env --chdir=/home/me/run/code/HASH OMP_NUM_THREADS=8 PYTHON -m slurm.attempts end /home/me/run/logs/001 $code $SECONDS && exit 0
+  [ $? -ne 75 ] || again
   exit $code
 }
 trap ended EXIT
