@@ -1,1 +1,1 @@
-"""What a backbone is worth: linear, frozen and fine-tuned evaluation at few labels, against honest baselines."""
+"""What a backbone is worth: read off, trained and fine-tuned at few labels, against honest baselines."""

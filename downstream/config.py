@@ -218,14 +218,22 @@ class Study(Config):
     """One table: paired seeds of the same pretraining."""
 
     title: str
-    """Heading of its section."""
+    """Heading of its section, which the next study of that title replaces; and in the names of its pictures."""
     runs: tuple[str, ...] = Field(min_length=1)
     """Run directories of the evaluations, one a seed."""
     text: str | None = None
-    """A paragraph under the heading."""
+    """Paragraphs under the heading."""
     table: Literal["seeds", "rows"] = "seeds"
     """seeds: a line a task, metric and share of the labels, with every seed and every test. rows: for many
     initialisations, a line each, with the mean of the seeds and the first metric of each task only."""
+
+    @model_validator(mode="after")
+    def _is_one_section(self) -> Study:
+        if "/" in self.title or "\n" in self.title or not self.title.strip():
+            raise ValueError("title: must be one line without '/', for it is in the names of pictures")
+        if any(line.startswith("## ") for line in (self.text or "").splitlines()):
+            raise ValueError("text: a line begins with '## ' like the next section; write '### '")
+        return self
 
 
 class ResultsConfig(Config):
@@ -234,4 +242,4 @@ class ResultsConfig(Config):
     studies: tuple[Study, ...] = Field(min_length=1)
     """The tables, in order."""
     output: str = "docs/results.md"
-    """The Markdown file to write; pictures go beside it."""
+    """The Markdown file to write; pictures go beside it. Sections of other titles that are in it stay."""

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.neighbors import KNeighborsRegressor
+from sklearn.neighbors import NearestNeighbors
 
 from downstream.ridge import Fit
 from downstream.tasks.task import Array
@@ -34,10 +34,8 @@ def nearest(
         test: (M, F) features to predict from.
         neighbours: How many are asked; all N where there are fewer.
     """
-    model = KNeighborsRegressor(min(neighbours, len(train)), metric="cosine", weights=_votes)
-    return {task: Fit(model.fit(train, values).predict(test)) for task, values in targets.items()}
-
-
-def _votes(distances: Array) -> Array:
-    """(M, K) one less the cosine -> weights, of which the nearest neighbour's is 1: only their ratios count."""
-    return np.asarray(np.exp((distances.min(axis=1, keepdims=True) - distances) / TEMPERATURE))
+    model = NearestNeighbors(n_neighbors=min(neighbours, len(train)), metric="cosine").fit(train)
+    distances, found = model.kneighbors(test)
+    weights = np.exp((distances.min(axis=1, keepdims=True) - distances) / TEMPERATURE)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return {task: Fit(np.einsum("mk,mkd->md", weights, values[found])) for task, values in targets.items()}

@@ -250,7 +250,8 @@ def read_curve(run: str | Path) -> PretrainCurve:
 
 def inputs_hash(cfg: DownstreamConfig) -> str:
     """Hash of all that decides the figures: settings, pictures, labels, weights, version; not the device."""
-    parts = [config_hash(cfg, exclude={"output", "device", "memory_gb"}), str(VERSION)]
+    unused = set() if "knn" in cfg.modes else {"neighbours"}
+    parts = [config_hash(cfg, exclude={"output", "device", "memory_gb"} | unused), str(VERSION)]
     for path in (cfg.data, cfg.test_data, cfg.pretrain_data):
         if path:  # the labels stand beside the .beton
             parts += [read_manifest(path).sha256, sha256_file(Path(path).with_suffix(".parquet"))]

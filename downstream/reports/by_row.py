@@ -1,17 +1,17 @@
 """Many initialisations side by side: a table a task, a line a row, a column a mode and share of the labels.
 
-A figure is marked where its difference from the untrained network's is clear in every seed.
+A pretrained row's figure is marked where its difference from the untrained network's is clear in every seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from statistics import mean, stdev
 
 from downstream.config import Mode
-from downstream.reports.tables import Line, heading, number, percent
-from downstream.results import Metrics
+from downstream.reports.tables import Line, clear, heading, number, percent
+from downstream.results import Comparison, Metrics
 
 SHORT: dict[Mode, str] = {
     "linear": "Linear",
@@ -26,7 +26,7 @@ Cell = tuple[Line, ...]
 
 
 def untrained(metrics: Metrics) -> str | None:
-    """The row whose differences from all others are marked: the first without pretraining."""
+    """The row that the pretrained ones are marked against: the first network without pretraining."""
     return next((row.name for row in metrics.rows if row.kind == "random"), None)
 
 
@@ -38,11 +38,11 @@ def tables(evaluations: Sequence[Metrics], cells: Sequence[Cell]) -> Iterator[st
         cells: The leading metric of each task.
     """
     against = untrained(evaluations[0])
-    verdicts: list[dict[_Key, str]] = [
+    compared: list[dict[_Place, Comparison]] = [
         {
-            (c.row, c.task, c.mode, c.fraction, c.subset, c.metric): c.verdict
+            (c.row, c.task, c.mode, c.fraction, c.metric): c
             for c in each.comparisons
-            if c.baseline == against
+            if (c.baseline, c.subset) == (against, "all")
         }
         for each in evaluations
     ]
@@ -56,9 +56,7 @@ def tables(evaluations: Sequence[Metrics], cells: Sequence[Cell]) -> Iterator[st
         yield "| " + " | ".join(header) + " |"
         yield "|---" * len(header) + "|"
         for row in evaluations[0].rows:
-            shown = [
-                _cell(cell, row.name, [v.get(_key(cell, row.name), "") for v in verdicts]) for cell in columns
-            ]
+            shown = [_cell(cell, row.name, compared) for cell in columns]
             yield "| " + " | ".join([row.name, *shown]) + " |"
 
 
@@ -78,19 +76,25 @@ def column(cell: Cell) -> str:
     return f"{SHORT[line.mode]}, {percent(line.fraction) if labels else 'no labels'}"
 
 
-_Key = tuple[str, str, str, float, str, str]
+_Place = tuple[str, str, Mode, float, str]
+"""Row, task, mode, share of the labels, metric."""
 
 
-def _key(cell: Cell, row: str) -> _Key:
-    line = cell[0]
-    return row, line.task.name, line.mode, line.fraction, line.subset, line.metric.name
-
-
-def _cell(cell: Cell, row: str, verdicts: Sequence[str]) -> str:
+def _cell(cell: Cell, row: str, compared: Sequence[Mapping[_Place, Comparison]]) -> str:
     found = [line.values[row].value for line in cell if row in line.values]
     if not found:
         return ""
     unit = cell[0].metric.unit
-    text = number(mean(found), unit) + (f" ± {number(stdev(found), unit)}" if len(set(found)) > 1 else "")
-    mark = {"better": "**", "worse": "*"}.get(verdicts[0], "") if len(set(verdicts)) == 1 else ""
-    return f"{mark}{text}{mark}"
+    mark = _mark(cell[0], row, compared)
+    spread = f" ± {number(stdev(found), unit)}" if len(set(found)) > 1 else ""
+    return f"{mark}{number(mean(found), unit)}{spread}{mark}"
+
+
+def _mark(line: Line, row: str, compared: Sequence[Mapping[_Place, Comparison]]) -> str:
+    """Of a pretrained row: what all seeds say."""
+    place = (row, line.task.name, line.mode, line.fraction, line.metric.name)
+    said = set()
+    for of_seed in compared:
+        c = of_seed.get(place)
+        said.add(c.verdict if c and clear(c.difference, c.low, c.high, line.metric.unit) else "undecided")
+    return {frozenset({"better"}): "**", frozenset({"worse"}): "*"}.get(frozenset(said), "")

@@ -23,6 +23,7 @@ from downstream.results import Metrics, PretrainCurve
 
 ACCENT = "#0b6e8a"
 PRETRAINED = (ACCENT, "#b5561f", "#6a4c93", "#4a7a2a")
+MARKERS = "os^Dv"
 INK, GREY, PALE = "#1c1c1c", "#6f6f6f", "#a9a9a9"
 STYLE: Any = {
     "font.size": 9,
@@ -71,13 +72,15 @@ def label_efficiency(metrics: Metrics, lines: Sequence[Line]) -> str:
 
 
 def rows_at_a_glance(tasks: Sequence[tuple[str, Sequence[Cell]]]) -> str:
-    """Every seed and the mean of every row, a panel a task: (title, its cells). All labels filled, fewer hollow."""
+    """Every seed of every row, a panel a task: (title, cells). Colours are modes, markers shares of the labels."""
     names = list(dict.fromkeys(row for _, cells in tasks for cell in cells for row in cell[0].values))
+    shares = sorted({cell[0].fraction for _, cells in tasks for cell in cells}, reverse=True)
     with _figure(2.4 * len(tasks), 0.3 * len(names) + 1.2) as (figure, uri):
         panels = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
         for axes, (title, cells) in zip(panels, tasks, strict=True):
             for i, cell in enumerate(cells):
-                _dots(axes, cell, names, shift=0.7 * ((i + 0.5) / len(cells) - 0.5))
+                marker = MARKERS[shares.index(cell[0].fraction) % len(MARKERS)]
+                _dots(axes, cell, names, marker, shift=0.7 * ((i + 0.5) / len(cells) - 0.5))
             metric = cells[0][0].metric
             axes.set_title(title)
             axes.set_xlabel(f"{textwrap.fill(heading(metric), 20)}\n{metric.better} is better")
@@ -91,15 +94,13 @@ def rows_at_a_glance(tasks: Sequence[tuple[str, Sequence[Cell]]]) -> str:
     return uri[0]
 
 
-def _dots(axes: Axes, cell: Cell, names: Sequence[str], shift: float) -> None:
+def _dots(axes: Axes, cell: Cell, names: Sequence[str], marker: str, shift: float) -> None:
     colour = PRETRAINED[get_args(Mode).index(cell[0].mode)]
-    face = colour if cell[0].fraction == 1 else "none"
-    label = column(cell)
     for row in cell[0].values:
         values = [line.values[row].value for line in cell]
         y = [names.index(row) + shift] * len(values)
         axes.plot(values, y, color=colour, lw=0.8)
-        axes.plot(values, y, "o", ms=3, mew=0.7, color=colour, mfc=face, label=label)
+        axes.plot(values, y, marker, ms=3, mew=0.7, color=colour, mfc="white", label=column(cell))
 
 
 def _efficiency_panel(axes: Axes, metrics: Metrics, lines: Sequence[Line]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -31,7 +30,6 @@ from downstream.reports.tables import (
 )
 from downstream.results import Metrics, read_metrics
 
-_log = logging.getLogger(__name__)
 SECTION = "\n## "
 MODES = {
     "linear": "Frozen features + ridge",
@@ -44,22 +42,17 @@ MODES = {
 def write_results_markdown(studies: Sequence[Study], output: str | Path) -> None:
     """Write a section for each study, whose runs are evaluations of one matrix on one split, one a seed.
 
-    A study of which no run is here, but a section in ``output``, keeps that: runs of hours need not be repeated for a
-    section beside them. A warning says so.
+    Sections of other titles that are in the file stay: their runs, of hours, need not be here.
 
     Raises:
         ConfigError: if a run has no metrics.json, or the runs of a study do not measure the same.
     """
-    kept = _sections(Path(output))
-    sections = []
+    sections = _sections(Path(output))
     for study in studies:
-        if study.title in kept and not any((Path(run) / "metrics.json").exists() for run in study.runs):
-            _log.warning("%s: no run of '%s' is here; its section stays as it was", output, study.title)
-            sections.append(kept[study.title])
-        else:
-            sections.append("\n".join(_study(study, _evaluations(study.runs), Path(output))) + "\n")
+        lines_of = _study(study, _evaluations(study.runs), Path(output))
+        sections[study.title] = "\n".join(lines_of) + "\n"
     with atomic_write(output, "w") as file:
-        file.write("".join(["# Results\n", *sections]))
+        file.write("".join(["# Results\n", *sections.values()]))
 
 
 def _sections(path: Path) -> dict[str, str]:
@@ -132,7 +125,7 @@ def _study(study: Study, evaluations: list[Metrics], output: Path) -> Iterator[s
         name = f"{output.stem}-{study.title.lower().replace(' ', '-')}.svg"
         with atomic_write(output.with_name(name)) as file:
             file.write(figures.as_svg(figures.rows_at_a_glance(list(by_row.by_task(leading)))))
-        yield f"\n![Each row and seed, a panel a task]({name})\n\nA dot is a seed; hollow: with fewer labels."
+        yield f"\n![Each row and seed, a panel a task]({name})\n\nA mark is a seed."
     else:
         yield from _lines(study, evaluations, leading, output)
     yield "\n### Runs\n"
@@ -173,8 +166,8 @@ def _seeds(study: Study) -> str:
         return "One pretraining seed and one random initialisation of the same network."
     if study.table == "rows":
         return (
-            f"{count} pretraining seeds, each with another random initialisation of the same network; values are "
-            "their mean ± standard deviation (n − 1)."
+            f"{count} seeds, of the pretraining and of the untrained network; values are their mean ± standard "
+            "deviation (n − 1)."
         )
     return (
         f"{count} pretraining seeds, each paired with another random initialisation of the same network; values "
@@ -193,8 +186,8 @@ def _marked(study: Study, metrics: Metrics) -> Iterator[str]:
     elif (against := by_row.untrained(metrics)) is not None:
         each = f" in each of the {len(study.runs)} seeds" if len(study.runs) > 1 else ""
         yield (
-            f"**Bold**: better than `{against}`{each}, *slanted*: worse, where {interval} of the difference leaves "
-            "out zero."
+            f"A pretrained row is **bold** where it is better than `{against}`{each}, *slanted* where it is worse: "
+            f"{interval} of the difference leaves out zero. No interval is corrected for the number of figures."
         )
 
 

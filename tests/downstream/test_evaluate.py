@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
+from pydantic import ValidationError
 
 from configs import ConfigError, load
 from data_prep.beton import Beton, read_labels
@@ -35,7 +37,7 @@ from downstream.reports.tables import (
     terminal_table,
     unseen,
 )
-from downstream.results import Metrics, Results, finished, read_metrics
+from downstream.results import Metrics, Results, finished, inputs_hash, read_metrics
 from downstream.tasks import make
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +120,13 @@ def test_the_mode_knn_takes_labels_of_pictures_that_may_be_used(
     fitted = [task for task in metrics.tasks if task.name != "recognition"]
     assert len(metrics.measurements) == 3 * 2 * sum(len(task.metrics) for task in fitted)
     assert {m.mode for m in metrics.measurements} == {"knn"}
+    page = ReportConfig(
+        downstream=cfg.output,
+        output=str(tmp_path / "page/index.html"),
+        results=str(tmp_path / "results.json"),
+    )
+    write_report(page)
+    assert "<b>Head pose, neighbours</b>" in Path(page.output).read_text()
     poses = make("pose").encode(read_labels(cfg.data))
     usable = np.array(json.loads((tmp_path / "run/split.json").read_text())["parts"][0]["train_rows"])
     with np.load(tmp_path / "run/predictions.npz") as archive:
@@ -141,6 +150,19 @@ def test_verdicts_follow_the_intervals(run: tuple[DownstreamConfig, Metrics]) ->
     # 16 x 16 pixels of centred faces carry the head's pose: far better than a network that was never trained.
     against = [c for c in metrics.comparisons if (c.task, c.fraction, c.metric) == ("pose", 1.0, "mae")]
     assert {c.baseline: c.verdict for c in against}["pixels"] == "worse"
+
+
+def test_neighbours_count_only_where_they_are_asked(
+    labelled_set: Path, backbone: Path, tmp_path: Path
+) -> None:
+    """Of no evaluation without them does the number decide whether it is done."""
+
+    def inputs(mode: str, neighbours: int) -> str:
+        changes: dict[str, object] = {"modes": [mode], "trained": [], "neighbours": neighbours}
+        return inputs_hash(_config(labelled_set, backbone, tmp_path, **changes))
+
+    assert inputs("linear", 20) == inputs("linear", 5)
+    assert inputs("knn", 20) != inputs("knn", 5)
 
 
 def test_a_second_run_is_a_no_op_and_a_changed_one_is_not(run: tuple[DownstreamConfig, Metrics]) -> None:
@@ -454,16 +476,28 @@ def test_a_single_seed_has_its_own_intervals(run: tuple[DownstreamConfig, Metric
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "mark"),
-    [(("better", "better"), "**"), (("worse", "worse"), "*"), (("better", "undecided"), "")],
+    ("differences", "mark"),
+    [
+        ((-2.0, -3.0), "**"),
+        ((2.0, 3.0), "*"),
+        ((-2.0, 2.0), ""),
+        ((-2.0, -0.004), ""),  # which reads as zero
+    ],
 )
 def test_a_table_of_rows_marks_what_is_clear_in_every_seed(
-    verdicts: tuple[str, str], mark: str, run: tuple[DownstreamConfig, Metrics], tmp_path: Path
+    differences: tuple[float, float], mark: str, run: tuple[DownstreamConfig, Metrics], tmp_path: Path
 ) -> None:
     _, metrics = run
-    for verdict, seed in zip(verdicts, "ab", strict=True):
+    for difference, seed in zip(differences, "ab", strict=True):
         (tmp_path / seed).mkdir()
-        said = tuple(c.model_copy(update={"verdict": verdict}) for c in metrics.comparisons)
+        verdict = "better" if difference < 0 else "worse"
+        figures = {
+            "difference": difference,
+            "low": difference - 0.001,
+            "high": difference + 0.001,
+            "verdict": verdict,
+        }
+        said = tuple(c.model_copy(update=figures) for c in metrics.comparisons)
         (tmp_path / seed / "metrics.json").write_text(
             metrics.model_copy(update={"comparisons": said}).model_dump_json()
         )
@@ -471,7 +505,7 @@ def test_a_table_of_rows_marks_what_is_clear_in_every_seed(
     write_results_markdown([study], tmp_path / "results.md")
     text = (tmp_path / "results.md").read_text()
     assert (tmp_path / "results-all-rows.svg").read_text().count("<svg") == 1
-    assert "**Bold**: better than `random` in each of the 2 seeds" in text
+    assert "**bold** where it is better than `random` in each of the 2 seeds" in text
     assert "| Linear, 20 % | Linear, 100 % | Fine-tuned, 20 % |" in text  # of landmarks
     assert "| Linear, no labels |" in text  # of recognition
     at = ("pose", "linear", 1.0, "mae")
@@ -486,28 +520,28 @@ def test_a_table_of_rows_marks_what_is_clear_in_every_seed(
     assert (shown["random"], shown["pixels"]) == (values["random"], values["pixels"])
 
 
-def test_a_study_whose_runs_are_gone_keeps_its_section(
-    run: tuple[DownstreamConfig, Metrics], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    cfg, metrics = run
-    (tmp_path / "gone").mkdir()
-    (tmp_path / "gone/metrics.json").write_text(metrics.model_dump_json())
-    old = Study(title="Old", text="Of last year.", runs=(str(tmp_path / "gone"),))
-    new = Study(title="New", runs=(cfg.output,), table="rows")
+def test_a_study_replaces_its_own_section_only(run: tuple[DownstreamConfig, Metrics], tmp_path: Path) -> None:
+    cfg, _ = run
     output = tmp_path / "results.md"
-    write_results_markdown([old], output)
-    first = output.read_text()
-    (tmp_path / "gone/metrics.json").unlink()
-    write_results_markdown([new, old], output)
-    assert "no run of 'Old' is here; its section stays as it was" in caplog.text
+    write_results_markdown([Study(title="Old", text="Of last year.", runs=(cfg.output,))], output)
+    old = output.read_text()
+    write_results_markdown([Study(title="New", runs=(cfg.output,), table="rows")], output)
     both = output.read_text()
-    assert both.startswith("# Results\n\n## New\n")
-    assert both.endswith(first.removeprefix("# Results\n"))
-    write_results_markdown([new, old], output)
-    assert output.read_text() == both
+    assert both.startswith(old + "\n## New\n")
+    write_results_markdown([Study(title="Old", text="Of today.", runs=(cfg.output,))], output)
+    assert output.read_text() == both.replace("Of last year.", "Of today.")
     with pytest.raises(ConfigError, match="run 'python -m downstream CONFIG' first"):
-        write_results_markdown([Study(title="Never seen", runs=old.runs)], output)
-    assert output.read_text() == both
+        write_results_markdown([Study(title="New", runs=(str(tmp_path / "gone"),))], output)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"title": "a/b"}, {"title": "a\nb"}, {"text": "## a"}, {"text": "a\n## b"}]
+)
+def test_a_study_that_would_break_its_section_is_refused(wrong: dict[str, str]) -> None:
+    tree: dict[str, Any] = {"title": "a", "runs": ("b",), "text": "c\n### d"}
+    assert Study.model_validate(tree)
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        Study.model_validate(tree | wrong)
 
 
 def test_seeds_on_other_splits_are_refused(run: tuple[DownstreamConfig, Metrics], tmp_path: Path) -> None:

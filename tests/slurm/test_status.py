@@ -19,6 +19,7 @@ from slurm import attempts, runs, status
 from slurm.attempts import Event
 from slurm.submit import prepare
 from slurm.testbed import Testbed
+from slurm.verdict import Part
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = str(ROOT / "configs/cluster/local.yaml")
@@ -134,6 +135,23 @@ def test_runs_are_found_below_a_folder_but_not_among_their_pieces() -> None:
 def test_the_end_of_an_attempt_tells(end: dict[str, Any], state: str, why: str) -> None:
     _attempt(_submitted(), **end)
     assert (_one().state, _one().why) == (state, why)
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "expected"),
+    [
+        ("done", "FAILED", "done"),
+        ("done", "NODE_FAIL", "done"),
+        ("done", "COMPLETED", "done"),
+        ("crash", "FAILED", "failed"),
+    ],
+)
+def test_work_that_is_done_has_not_failed(kind: str, state: str, expected: str) -> None:
+    """Slurm may kill what is left of a step."""
+    logs = _submitted()
+    _attempt(logs, kind=kind, again=False, why=kind)
+    submission = runs.Submission(logs, runs.read_note(logs))
+    assert Part(submission, "12", {"12": runs.State(state, "")}, time.time()).verdict.state == expected
 
 
 def test_a_failure_names_the_error_the_process_and_its_log() -> None:
