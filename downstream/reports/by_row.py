@@ -10,7 +10,7 @@ from itertools import groupby
 from statistics import mean, stdev
 
 from downstream.config import Mode
-from downstream.reports.tables import Line, clear, heading, number, percent
+from downstream.reports.tables import Line, clear, heading, markdown_table, number, percent
 from downstream.results import Comparison, Metrics
 
 SHORT: dict[Mode, str] = {
@@ -53,11 +53,13 @@ def tables(evaluations: Sequence[Metrics], cells: Sequence[Cell]) -> Iterator[st
             f"{heading(first.metric)} {'↓' if first.metric.better == 'lower' else '↑'}",
             *map(column, columns),
         ]
-        yield "| " + " | ".join(header) + " |"
-        yield "|---" * len(header) + "|"
-        for row in evaluations[0].rows:
-            shown = [_cell(cell, row.name, compared) for cell in columns]
-            yield "| " + " | ".join([row.name, *shown]) + " |"
+        yield from markdown_table(
+            header,
+            (
+                [row.name, *(_cell(cell, row.name, compared) for cell in columns)]
+                for row in evaluations[0].rows
+            ),
+        )
 
 
 def by_task(cells: Sequence[Cell]) -> Iterator[tuple[str, list[Cell]]]:

@@ -22,6 +22,7 @@ from downstream.reports.tables import (
     heading,
     held_out,
     lines,
+    markdown_table,
     number,
     of_people,
     of_subset,
@@ -207,8 +208,7 @@ def _table(metrics: Metrics, table: list[tuple[Line, ...]]) -> Iterator[str]:
     signs = len(table[0]) > 1
     header = ["Task", "Metric", "Labels", *names]
     header += [word for name in baselines for word in (f"vs {name}", *["same sign"] * signs)]
-    yield "| " + " | ".join(header) + " |"
-    yield "|---" * len(header) + "|"
+    body = []
     for same in table:
         first = same[0]
         unit = first.metric.unit
@@ -219,7 +219,8 @@ def _table(metrics: Metrics, table: list[tuple[Line, ...]]) -> Iterator[str]:
             cells.append(_values([x.values[name].value for x in same if name in x.values], unit))
         for name in baselines:
             cells += _differences(same, name)[: 1 + signs]
-        yield "| " + " | ".join(cells) + " |"
+        body.append(cells)
+    yield from markdown_table(header, body)
 
 
 def _values(seeds: Sequence[float], unit: Literal["%", "deg", ""]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import get_args
@@ -173,6 +173,17 @@ def heading(metric: Metric) -> str:
 def percent(fraction: float) -> str:
     """0.02 -> 2 %."""
     return f"{100 * fraction:g} %"
+
+
+def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Lines of a Markdown table; a name may have a bar."""
+    yield _markdown_row(header)
+    yield "|---" * len(header) + "|"
+    yield from map(_markdown_row, body)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def terminal_table(metrics: Metrics) -> str:

@@ -33,6 +33,7 @@ from downstream.reports.tables import (
     clear,
     held_out,
     lines,
+    markdown_table,
     number,
     terminal_table,
     unseen,
@@ -606,6 +607,12 @@ def test_numbers_read_like_numbers() -> None:
     assert number(-0.0001, "") == "0.000"
     assert number(-1.234, "%", sign=True) == "\N{MINUS SIGN}1.23"
     assert number(1.234, "", sign=True) == "+1.234"
+
+
+def test_a_bar_in_a_name_makes_no_column() -> None:
+    header, rule, row = markdown_table(["", "a|b"], [["ours|2", "1.00"]])
+    assert header.replace(r"\|", "").count("|") == row.replace(r"\|", "").count("|") == rule.count("|") == 3
+    assert r"a\|b" in header
 
 
 def test_a_damaged_metrics_file_is_named(tmp_path: Path) -> None:
