@@ -229,7 +229,7 @@ class _Run:
             write_json(path, {"step": step, "rows_of_ranks": [part.tolist() for part in every]})
         raise FloatingPointError(
             f"step {step}: the loss or the gradient is not finite; its samples are in {path}; the weights are "
-            "untouched; lower schedule.lr, or use precision=float32; with SwAV also raise method.epsilon"
+            "untouched; lower schedule.lr, or use precision=float32"
         )
 
     def _restore(self) -> int:

@@ -27,7 +27,7 @@ class SwAVConfig(MethodConfig):
     projection_dim: int = Field(128, ge=2, description="length of the embedding")
     hidden_dim: int = Field(2048, ge=2, description="width of the projector's hidden layer")
     temperature: float = Field(0.1, gt=0, description="of the prediction's softmax")
-    epsilon: float = Field(0.05, gt=0, description="entropy of the assignments")
+    epsilon: float = Field(0.05, ge=0.003, description="entropy of the assignments")
     sinkhorn_iterations: int = Field(3, ge=1)
     freeze_prototypes_epochs: float = Field(
         1.0, ge=0, description="prototypes stay fixed so long; SwAV's 313 steps are one ImageNet epoch"
@@ -172,18 +172,17 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     """Balanced soft assignments (equation 3 and algorithm in the appendix of the paper), over all ranks.
 
     Args:
-        scores: (A, B, K) float32 cosines of this rank; the A problems share their collectives.
-        epsilon: Strength of the entropy term.
+        scores: (A, B, K) cosines of this rank; the A problems share their collectives.
+        epsilon: Strength of the entropy term, from 0.003.
         iterations: Rounds of row and column normalisation.
 
     Returns:
         (A, B, K) codes, each row summing to 1 and each prototype used equally over all ranks' samples.
     """
-    # The largest score of all ranks is subtracted so that exp() cannot overflow; the result is the same.
-    highest = all_reduce(scores.amax((1, 2)), "max")
-    q = torch.exp((scores - highest[:, None, None]) / epsilon)
+    # In float32 a prototype far from every sample is exp(-1.1 / 0.01) = 0 to all of them, and 0 / 0 after its turn.
+    q = torch.exp(scores.double() / epsilon)
     samples = scores.shape[1] * world_size()
     for _ in range(iterations):
         q = q / all_reduce(q.sum(1))[:, None] / scores.shape[2]
         q = q / q.sum(2, keepdim=True) / samples
-    return q * samples
+    return (q * samples).to(scores.dtype)

@@ -171,5 +171,17 @@ def test_without_its_safeguard_a_method_raises_the_alarm(
     assert alarms(faces, tmp_path, name)
 
 
+def test_prototypes_that_are_not_of_length_1_grow_until_the_run_is_stopped(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No collapse: at a high rate a prototype gets so long that the assignments are beyond float64."""
+    for folder in ("kept", "not_kept"):
+        (tmp_path / folder).mkdir()
+    alarms(faces, tmp_path / "kept", "swav", "schedule.lr=1")  # goes to its end, whatever the signs say
+    monkeypatch.setattr(SwAV, "normalise_prototypes", lambda _: None)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        alarms(faces, tmp_path / "not_kept", "swav", "schedule.lr=1")
+
+
 def test_barlow_twins_without_the_redundancy_term_raises_the_alarm(faces: Path, tmp_path: Path) -> None:
     assert alarms(faces, tmp_path, "barlow_twins", "method.redundancy=0") == {"embedding_rank"}

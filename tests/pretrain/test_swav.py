@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from pretrain import backbones
 from pretrain.methods.method import Moment, rankme
@@ -46,10 +47,21 @@ def test_sinkhorn_balances(scores):
     torch.testing.assert_close(codes.sum(1), torch.full((2, 10), 2.4).double(), atol=1e-3, rtol=1e-3)
 
 
-def test_sinkhorn_survives_what_overflows_the_plain_form(scores):
-    """exp(1 / 0.01) is beyond float32."""
-    codes = sinkhorn(scores.float().fill_(1.0) + 1e-3 * scores.float(), 0.01, 3)
-    assert torch.isfinite(codes).all()
+@pytest.mark.parametrize("epsilon", [0.003, 0.01])
+def test_a_prototype_far_from_every_picture_gets_its_share(scores, epsilon):
+    """exp(-2 / 0.01) is 0 in float32; equipartition gives such a prototype as many pictures as any other."""
+    scores[:, :, 0] = -1 + 1e-3 * scores[:, :, 0]
+    scores[:, :3, 1] = 1.0
+    codes = sinkhorn(scores.float(), epsilon, 3)
+    for problem in range(2):
+        expected = plain_sinkhorn(scores[problem].float().double().numpy(), epsilon, 3)
+        np.testing.assert_allclose(codes[problem].numpy(), expected, rtol=1e-6, atol=1e-7)
+    assert (codes[:, :, 0].sum(1) > 1).all(), "of 24 / 10"
+
+
+def test_an_epsilon_beyond_the_range_of_the_assignments_is_refused():
+    with pytest.raises(ValidationError, match=r"epsilon\n.*greater than or equal to 0.003"):
+        SwAVConfig(epsilon=0.001)
 
 
 def test_loss_equals_the_sum_over_pairs(scores):
