@@ -10,7 +10,7 @@ from itertools import groupby
 from statistics import mean, stdev
 
 from downstream.config import Mode
-from downstream.reports.tables import Line, clear, heading, markdown_table, number, percent
+from downstream.reports.tables import Line, clear, heading, in_markdown, markdown_table, number, percent
 from downstream.results import Comparison, Metrics
 
 SHORT: dict[Mode, str] = {
@@ -56,7 +56,7 @@ def tables(evaluations: Sequence[Metrics], cells: Sequence[Cell]) -> Iterator[st
         yield from markdown_table(
             header,
             (
-                [row.name, *(_cell(cell, row.name, compared) for cell in columns)]
+                [in_markdown(row.name), *(_cell(cell, row.name, compared) for cell in columns)]
                 for row in evaluations[0].rows
             ),
         )

@@ -14,7 +14,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from data_prep.files import atomic_write, write_json
-from downstream.reports.tables import percent
+from downstream.reports.tables import in_markdown, percent
 
 FORMATS = ("html", "md", "tex", "json")
 
@@ -74,9 +74,9 @@ class Sheet:
 
     def markdown(self) -> str:
         """A paragraph, a table with pipes, and a list of notes."""
-        cells = self.text.map(_escape_pipes).where(~self.bold, lambda text: "**" + text + "**")
+        cells = self.text.map(in_markdown).where(~self.bold, lambda text: "**" + text + "**")
         notes = "".join(f"\n* {note}" for note in self.notes)
-        table = _tabulate(_escaped(cells, _escape_pipes, lambda cell: cell), "github", "<br>")
+        table = _tabulate(_escaped(cells, in_markdown, lambda cell: cell), "github", "<br>")
         return f"{self.caption}\n\n{table}\n" + (notes + "\n" if notes else "")
 
     def latex(self) -> str:
@@ -178,10 +178,6 @@ def _tabulate(frame: pd.DataFrame, style: str, newline: str) -> str:
         disable_numparse=True,
         colalign=["left"] * left + ["right"] * right if rows else None,
     )
-
-
-def _escape_pipes(text: str) -> str:
-    return html.escape(text, quote=False).replace("|", "\\|")
 
 
 def _number(value: float) -> float | None:

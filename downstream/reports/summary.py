@@ -21,6 +21,7 @@ from downstream.reports.tables import (
     clear,
     heading,
     held_out,
+    in_markdown,
     lines,
     markdown_table,
     number,
@@ -206,8 +207,8 @@ def _table(metrics: Metrics, table: list[tuple[Line, ...]]) -> Iterator[str]:
     names = [row.name for row in metrics.rows]
     baselines = list(dict.fromkeys(c.baseline for c in metrics.comparisons))
     signs = len(table[0]) > 1
-    header = ["Task", "Metric", "Labels", *names]
-    header += [word for name in baselines for word in (f"vs {name}", *["same sign"] * signs)]
+    header = ["Task", "Metric", "Labels", *map(in_markdown, names)]
+    header += [word for name in baselines for word in (f"vs {in_markdown(name)}", *["same sign"] * signs)]
     body = []
     for same in table:
         first = same[0]

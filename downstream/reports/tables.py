@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -176,14 +177,16 @@ def percent(fraction: float) -> str:
 
 
 def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Lines of a Markdown table; a name may have a bar."""
-    yield _markdown_row(header)
+    """Lines of a Markdown table, its cells as they are."""
+    yield "| " + " | ".join(header) + " |"
     yield "|---" * len(header) + "|"
-    yield from map(_markdown_row, body)
+    for cells in body:
+        yield "| " + " | ".join(cells) + " |"
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def in_markdown(text: str) -> str:
+    """A name as the text of a cell, whatever is in it."""
+    return html.escape(text, quote=False).replace("|", "\\|")
 
 
 def terminal_table(metrics: Metrics) -> str:

@@ -47,6 +47,12 @@ def test_sinkhorn_balances(scores):
     torch.testing.assert_close(codes.sum(1), torch.full((2, 10), 2.4).double(), atol=1e-3, rtol=1e-3)
 
 
+def test_sinkhorn_survives_what_overflows_float32(scores):
+    """exp(1 / 0.01) is beyond it."""
+    codes = sinkhorn(scores.float().fill_(1.0) + 1e-3 * scores.float(), 0.01, 3)
+    assert torch.isfinite(codes).all()
+
+
 @pytest.mark.parametrize("epsilon", [0.003, 0.01])
 def test_a_prototype_far_from_every_picture_gets_its_share(scores, epsilon):
     """exp(-2 / 0.01) is 0 in float32; equipartition gives such a prototype as many pictures as any other."""
